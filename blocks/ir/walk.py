@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from blocks.ir.graph import Graph, Loop, Node, Segment
@@ -31,6 +31,11 @@ class Place:
     tied: bool = True
     layers: tuple[int, ...] = ()
     frozen: bool = False
+
+    @property
+    def path(self) -> str:
+        """The prefix of the full names of the graph's nodes, such as `stages.0.`."""
+        return "".join(f"{node}." for node, _ in self.loops)
 
     def inside(self, node: str, loop: Loop) -> Place:
         """Return the place of the loop's body."""
@@ -73,6 +78,16 @@ def operations(graph: Graph) -> Iterator[tuple[str, Operation, Node]]:
     for name in graph:
         node = graph.node(name)
         yield name, node.op, node
+
+
+def map_nodes(graph: Graph, change: Callable[[Node], Node]) -> Graph:
+    """Return a copy with every node changed; bodies of loops are copied and changed too."""
+    made = graph.empty()
+    for name, operation, node in operations(graph):
+        if isinstance(operation, Loop):
+            node = replace(node, op=replace(operation, body=map_nodes(operation.body, change)))
+        made.put(name, change(node))
+    return made
 
 
 def graphs(graph: Graph, place: Place | None = None) -> Iterator[tuple[Graph, Place]]:

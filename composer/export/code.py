@@ -20,7 +20,7 @@ from composer.export.inline import Inliner
 from composer.graph.passes.active_steps import bodies, variants
 from composer.graph.passes.some_tokens import nodes_of_some
 from composer.module.emission.emit import readable
-from composer.module.generation.decoding_graph import Next, path_of, use_of
+from composer.module.generation.decoding_graph import Next, use_of
 
 Names = dict[str, str]
 """The name in the exported model's `state_dict` of each tensor of ours, by its name there."""
@@ -253,7 +253,7 @@ class Body:
         decoding = operation.decoding_of_some if name in self._some else operation.decoding
         if not self.classes.cached or operation.decoding == LOCAL or not decoding:
             return None
-        path = path_of(self.place)
+        path = self.place.path
         chosen_by = f"{path}{self._some[name]}" if name in self._some else ""
         following = Next(operation, f"{path}{name}", use_of(self.place), chosen_by)
         (kernel,) = following.kernels

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.depth_attention.windowed import WindowedAttend
 from blocks.ir.decoding import LOCAL
-from blocks.ir.graph import Choice, Graph, Loop
+from blocks.ir.graph import Choice, Graph, Node
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation
-from blocks.ir.walk import graphs, operations
+from blocks.ir.walk import graphs, map_nodes, operations
 from blocks.kernels.slots import DepthCache, DepthKVCache, SlotRead, SlotWrite
 
 _FUNCTIONS = "blocks.depth_attention.by_autograd"
@@ -33,7 +33,7 @@ class LocalDepthCache(DepthKVCache):
 def with_plain_slots(graph: Graph) -> Graph:
     """Return a compiled graph with depth attention by autograd, or the same one if others use its slots."""
     kinds = {type(each) for each in _users(graph)}
-    return _rewritten(graph) if kinds and kinds <= {*_PLAIN} else graph
+    return map_nodes(graph, _by_autograd) if kinds and kinds <= {*_PLAIN} else graph
 
 
 def _users(graph: Graph) -> Iterator[Operation]:
@@ -43,17 +43,13 @@ def _users(graph: Graph) -> Iterator[Operation]:
                 yield operation
 
 
-def _rewritten(graph: Graph) -> Graph:
-    made = graph.empty()
-    for name, operation, node in operations(graph):
-        if isinstance(operation, Loop):
-            node = replace(node, op=replace(operation, body=_rewritten(operation.body)))
-        elif function := _PLAIN.get(type(operation)):
-            kernel = Kernel(function, f"{_FUNCTIONS}:{function}", "gradients by autograd")
-            if isinstance(operation, DepthKVCache):
-                node = replace(
-                    node, op=LocalDepthCache(operation.kv_heads, operation.head_dim, operation.count)
-                )
-            node = replace(node, choice=Choice(kernel, kernel.why))
-        made.put(name, node)
-    return made
+def _by_autograd(node: Node) -> Node:
+    """Return the node with plain PyTorch as its kernel, if it is part of depth attention."""
+    operation = node.op
+    function = _PLAIN.get(type(operation))
+    if function is None:
+        return node
+    if isinstance(operation, DepthKVCache):
+        operation = LocalDepthCache(operation.kv_heads, operation.head_dim, operation.count)
+    kernel = Kernel(function, f"{_FUNCTIONS}:{function}", "gradients by autograd")
+    return replace(node, op=operation, choice=Choice(kernel, kernel.why))

@@ -237,8 +237,7 @@ def pointwise(spec: Spec) -> list[str]:
     light = set()
     for body, place in graphs(graph):
         at = CostContext(spec.model.context, place.trips)
-        path = "".join(f"{name}." for name, _ in place.loops)
-        light |= {f"{path}{node}" for node, operation, _ in operations(body) if not operation.flops(at)}
+        light |= {f"{place.path}{node}" for node, operation, _ in operations(body) if not operation.flops(at)}
     return [place for place in recomputable(graph) if place in light]
 
 

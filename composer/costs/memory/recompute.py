@@ -148,7 +148,7 @@ class _Prices:
     def __init__(self, graph: Graph, length: int, size: Precision, budget: Budget) -> None:
         self.graph, self.length, self.size, self._budget = graph, length, size, budget
         self.work = operations_of(graph)
-        self.bodies = {_path(place): (body, place) for body, place in graphs(graph)}
+        self.bodies = {place.path: (body, place) for body, place in graphs(graph)}
         possible = set(recomputable(graph))
         self.nodes = {
             f"{path}{node}": (path, node)
@@ -192,7 +192,7 @@ class _Prices:
         for body, place in graphs_of_passes(costed(self.graph, self.length)):
             at = CostContext(self.length, place.trips)
             for node, operation, _ in operations(body):
-                name = f"{_path(place)}{node}"
+                name = f"{place.path}{node}"
                 flops = operation.flops(at) * place.executions if name in self.nodes else 0
                 if flops > 0:
                     found[name] = found.get(name, 0.0) + flops
@@ -280,10 +280,6 @@ def _needed(chosen: Places, prices: _Prices, trial: Callable[[Places], float], l
     except OutOfBudget:
         pass
     return chosen
-
-
-def _path(place: Place) -> str:
-    return "".join(f"{node}." for node, _ in place.loops)
 
 
 def _by_path(graph: Graph, here: Kept, path: str) -> Iterator[tuple[str, Kept]]:

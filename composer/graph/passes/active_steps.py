@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from blocks.ir.cost_wrapper import OfSegments
 from blocks.ir.graph import Graph, Loop, Node, Segment
 from blocks.ir.operation import LoopIndex, Operation, Value
-from blocks.ir.walk import graphs, operations
+from blocks.ir.walk import graphs, map_nodes, operations
 from blocks.primitives.operations import Input
 from composer.graph.passes.some_tokens import chooses, counted_by_share
 
@@ -226,24 +226,16 @@ def _segments(name: str, loop: Loop) -> Iterator[tuple[Segment, list[int], list[
 
 def _unmarked(body: Graph) -> Graph:
     """Return a body, with the loops in it, of which nothing runs again."""
-    made = body.empty()
-    for name, operation, node in operations(body):
-        if isinstance(operation, Loop):
-            operation = replace(operation, body=_unmarked(operation.body))
-        made.put(name, replace(node, op=operation, recompute=False))
-    return made
+    return map_nodes(body, lambda node: replace(node, recompute=False))
 
 
 def _rebased(body: Graph, loop: Loop, first: int, after: int) -> Graph:
     """Return a body in which the loop's index counts from 0 at step `first`."""
-    made = body.empty()
-    for name, operation, node in operations(body):
-        if isinstance(operation, Loop):
-            operation = replace(operation, body=_rebased(operation.body, loop, first, after))
-        else:
-            operation = _with_indices(operation, loop, first, after)
-        made.put(name, replace(node, op=operation, active=None))
-    return made
+
+    def moved(node: Node) -> Node:
+        return replace(node, op=_with_indices(node.op, loop, first, after), active=None)
+
+    return map_nodes(body, moved)
 
 
 def _with_indices(operation: Any, loop: Loop, first: int, after: int) -> Operation:

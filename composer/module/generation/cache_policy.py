@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.walk import Place, operations
-from composer.module.generation.decoding_graph import Next, path_of
+from composer.module.generation.decoding_graph import Next
 
 Cache = Literal["full", "last_step"] | Mapping[str, int]
 """`full`, `last_step`, or `{"budget": k}`."""
@@ -125,4 +125,4 @@ def _executed(
             inner = [(*each, n) for each in ran for n in range(operation.trips)]
             yield from _executed(operation.body, place.inside(name, operation), (*loops, operation), inner)
         elif isinstance(operation, Next):
-            yield _Kept(operation, f"{path_of(place)}{name}", place, loops, ran)
+            yield _Kept(operation, f"{place.path}{name}", place, loops, ran)

@@ -14,7 +14,7 @@ from blocks.ir.graph import Choice, Graph, Loop, Node, fresh
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.tensor_type import ORDER, Shape, TensorType
-from blocks.ir.walk import Place, graphs, operations
+from blocks.ir.walk import Place, graphs, map_nodes, operations
 from blocks.primitives.operations import Input, Project
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.some_tokens import nodes_of_some
@@ -98,16 +98,6 @@ def decoding_graph(graph: Graph, output: Value) -> Graph:
     return made
 
 
-def _copied(graph: Graph) -> Graph:
-    """Return a copy whose loops have copies of their bodies."""
-    made = graph.empty()
-    for name, operation, node in operations(graph):
-        if isinstance(operation, Loop):
-            node = replace(node, op=replace(operation, body=_copied(operation.body)))
-        made.put(name, node)
-    return made
-
-
 def undecodable(graph: Graph, output: Value) -> str:
     """Return the operations of an output that have no decoding function, as text; "" if there are none."""
     return "; ".join(_undecodable(_needed(graph, output)))
@@ -115,14 +105,14 @@ def undecodable(graph: Graph, output: Value) -> str:
 
 def _needed(graph: Graph, output: Value) -> Graph:
     """Return the graph of the nodes that an output depends on."""
-    needed = _copied(graph)
+    needed = map_nodes(graph, lambda node: node)
     needed.outputs, needed.reported = [output], ()
     return dead_code(needed)
 
 
 def _undecodable(graph: Graph) -> Iterator[str]:
     for body, place in graphs(graph):
-        path, some = path_of(place), nodes_of_some(body)
+        path, some = place.path, nodes_of_some(body)
         for name, operation, _ in operations(body):
             if isinstance(operation, Loop | Input) or operation.decoding == LOCAL:
                 continue
@@ -136,7 +126,7 @@ def _rewritten(graph: Graph, place: Place) -> Graph:
     past = Value(fresh("past", graph))
     made.inputs.append(past.node)
     made.put(past.node, Node(Input(ORDER), types=(ORDER,)))
-    path, some = path_of(place), nodes_of_some(graph)
+    path, some = place.path, nodes_of_some(graph)
     for name, operation, node in operations(graph):
         # there is no backward pass
         node = replace(node, recompute=False)
@@ -151,11 +141,6 @@ def _rewritten(graph: Graph, place: Place) -> Graph:
             following = Next(operation, f"{path}{name}", use_of(place), chosen_by)
             made.put(name, _chosen(replace(node, op=following, inputs=(*node.inputs, past))))
     return made
-
-
-def path_of(place: Place) -> str:
-    """Return the prefix of the names of nodes in a loop's body."""
-    return "".join(f"{node}." for node, _ in place.loops)
 
 
 def use_of(place: Place) -> LoopIndex:
