@@ -121,6 +121,8 @@ _MODEL = '''class Model(nn.Module):
         self.eval()
 {first}        for _ in range(max_new_tokens):
             scores = self({given})[:, -1]
+            if not scores.isfinite().all():
+                raise ValueError(f"logits after {{tokens.shape[1]}} tokens are NaN or inf: broken weights?")
             if temperature == 0:
                 following = scores.argmax(-1, keepdim=True)
             else:

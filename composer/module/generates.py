@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,14 +19,14 @@ from composer.module.exits import check_exits
 from composer.module.generation.cache_policy import Cache, as_policy
 from composer.module.generation.decoder import Decoder
 from composer.module.generation.decoding_graph import decoding_graph
+from composer.module.generation.finite_logits import FiniteLogits
 from composer.module.generation.kept_recordings import replaying
 from composer.module.generation.recorded import recorder_for
 from composer.module.generation.sampling import Sampler
+from composer.module.generation.stop import Stop, as_stop
 from composer.module.record import refuse_recording
 
 T = TypeVar("T")
-Stop = int | Collection[int | Sequence[int]] | None
-"""Stop tokens, or stop sequences: a row ends after any of them."""
 
 _RECORDED_SIZES = 64
 """Caches of recorded steps have room for a multiple of this, so that recordings fit other prompts too."""
@@ -70,9 +70,10 @@ class Generates(ModelCore):
         with the model, for later calls with as many rows and about as many tokens.
 
         Raises:
-            ValueError: prompts are empty or not of integers below `model.vocab`, prompt and new tokens exceed
-                `model.context`, an option is out of range, or the model has an operation that does not run
-                token by token, or not with this cache; `cuda_graph` is on, and cannot be.
+            ValueError: prompts or stops are empty or not of integers below `model.vocab`, prompt and new
+                tokens exceed `model.context`, an option is out of range, or the model has an operation that
+                does not run token by token, or not with this cache; `cuda_graph` is on, and cannot be; logits
+                are NaN or infinite.
         """
         refuse_recording(self, "generate")
         prompts = as_prompts(tokens, self.device)
@@ -131,7 +132,8 @@ class Generation:
             check_range(prompt, model.spec.model.vocab, "tokens")
             row[: len(prompt)] = prompt
         self.ends = [0] * len(prompts)
-        self._stop = as_stop(stop)
+        self._stop = as_stop(stop, model.spec.model.vocab)
+        self._finite = FiniteLogits(model, len(prompts), model.device)
 
     def tokens(
         self,
@@ -161,9 +163,11 @@ class Generation:
 
     def _with(self, decode: Callable[[Tensor], Tensor]) -> Iterator[list[int]]:
         """Yield the same, with the logits of a decoder."""
-        position, chunk = min(self.lengths), self.made[:, : min(self.lengths)]
+        start = position = min(self.lengths)
+        chunk = self.made[:, :start]
         while not all(self.ends):
             logits = decode(chunk)
+            self._finite.note(logits, position)
             following = self.sampler(logits, position)
             continued = [row for row, length in enumerate(self.lengths) if length <= position]
             if len(continued) == len(self.lengths):
@@ -175,6 +179,9 @@ class Generation:
             for row in running:
                 if position == self.lengths[row] + self.new or self._stops(row, position):
                     self.ends[row] = position
+            # a GPU is waited for at the first token, where tokens are read anyway, and at the end
+            if position == start + 1 or self._stop or logits.device.type == "cpu" or all(self.ends):
+                self.check()
             if running:
                 yield running
             chunk = self.made[:, position - 1 : position]
@@ -185,6 +192,10 @@ class Generation:
         model = self.model
         model._choose_for_now()
         return _with_steps(model, steps, lambda: decoder(model, capacity, exit_threshold, cache))
+
+    def check(self) -> None:
+        """Raise ValueError if logits so far were NaN or infinite; waits for the device."""
+        self._finite.check(self.ends)
 
     def rows(self) -> list[Tensor]:
         """Return each row up to its end, where it has ended."""
@@ -238,16 +249,3 @@ def as_prompts(tokens: Any, device: torch.device) -> list[Tensor]:
         except (TypeError, ValueError, IndexError):
             raise ValueError(f"tokens: {expected}, got {each!r} among the prompts") from None
     return prompts
-
-
-def as_stop(stop: Stop) -> list[list[int]]:
-    """Return the sequences of tokens after which a row ends.
-
-    Raises:
-        ValueError: a sequence is empty.
-    """
-    given = [stop] if isinstance(stop, int) else [*(stop or ())]
-    sequences = [[each] if isinstance(each, int) else [*each] for each in given]
-    if not all(sequences):
-        raise ValueError("stop: expected tokens or sequences of at least one token, got an empty sequence")
-    return sequences

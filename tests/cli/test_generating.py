@@ -106,10 +106,38 @@ def test_a_trained_model_continues_prompts_on_the_command_line(
     assert "nowhere" in capsys.readouterr().err
 
 
+NUMBERS = TEXT.replace(
+    "{task: text, path: corpus.txt, length: 32}", "{task: hop, length: 32, symbols: 4, hops: 2}"
+)
+
+
 def test_a_prompt_without_tokens_is_refused() -> None:
-    spec = TEXT.replace(
-        "{task: text, path: corpus.txt, length: 32}", "{task: hop, length: 32, symbols: 4, hops: 2}"
-    )
-    Path("numbers.yaml").write_text(spec)
+    Path("numbers.yaml").write_text(NUMBERS)
     with pytest.raises(TrainingError, match="expected a prompt of at least one token"):
         [*Continued().pieces(composer.compile("numbers.yaml"), " ")]
+
+
+def test_where_tokens_are_numbers_a_stop_is_whole_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_that_says(bytes([12, 31, 3, 1, 2]), monkeypatch)
+    Path("numbers.yaml").write_text(NUMBERS)
+    model = composer.compile("numbers.yaml")
+    assert "".join(Continued(5, stop=["1"]).pieces(model, "4 4")) == " 12 31 3 1"
+    assert "".join(Continued(5, stop=["2", "31, 3"]).pieces(model, "4 4")) == " 12 31 3"
+    for stop, told in (
+        ("256", r"stop: expected tokens from 0 to 255 \(model.vocab is 256\), got 256"),
+        ("three", "stop: expected tokens as numbers, such as '3 1 4', got 'three'"),
+        (" ", "stop: expected at least one token, got an empty text"),
+    ):
+        with pytest.raises(TrainingError, match=f"bytes: {told}"):
+            [*Continued(stop=[stop]).pieces(model, "4 4")]
+
+
+def test_weights_that_are_not_finite_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("bytes.yaml").write_text(TEXT)
+    model = composer.compile("bytes.yaml")
+    with torch.no_grad():
+        model.get_parameter("embedding").fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"bytes: .* position 2 .* diverged: embed"):
+        [*Continued(temperature=0).pieces(model, "ab")]
+    with pytest.raises(TrainingError, match="stop: expected at least one token, got an empty text"):
+        [*Continued(stop=[""]).pieces(model, "ab")]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from cases import DEPTH, SEQ, tree
 from hypothesis import example, given
@@ -100,6 +101,15 @@ def test_the_file_says_what_it_is():
     assert "# name: dreamer-sequential" in made.source
     assert "  # [B, S, 48]" in made.source
     assert "blocks" not in made.source.replace("# blocks:", "").replace("blocks of", "")
+
+
+def test_an_exported_model_with_broken_weights_says_so():
+    model = module_of(export(composer.compile(FAMILY / "llama.yaml")).source).Model()
+    for each in model.parameters():
+        torch.nn.init.constant_(each, float("nan"))
+    for temperature in (0, 1.0):
+        with pytest.raises(ValueError, match="logits after 2 tokens are NaN or inf: broken weights"):
+            model.generate(torch.tensor([[1, 2]]), 3, temperature=temperature)
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Continuing prompts: rows of any length, drawing tokens, where rows end."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from models import compiled, tokens_for
 
 import composer
+from composer.module.generation.finite_logits import FiniteLogits
 from composer.module.generation.sampling import Sampler
+from composer.module.generation.stop import as_stop
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,10 @@ def test_no_rounding_draws_a_token_that_is_left_out(drawn, monkeypatch):
         ([[1]], {"temperature": -1}, "temperature: expected a number from 0"),
         ([[1]], {"temperature": float("inf")}, "temperature: expected a number from 0"),
         ([[1]], {"stop": [3, []]}, "stop: expected tokens or sequences of at least one token"),
+        ([[1]], {"stop": 16}, r"stop: expected tokens from 0 to 15 \(model.vocab is 16\), got 16"),
+        ([[1]], {"stop": [1, [2, -1]]}, "stop: expected tokens from 0 to 15 .*, got -1"),
+        ([[1]], {"stop": "1"}, "stop: expected tokens or sequences .*, got '1'"),
+        ([[1]], {"stop": [1.5]}, r"stop: expected tokens or sequences .*, got \[1\.5\]"),
         ([[1]], {"top_p": 0}, "top_p: expected a number above 0"),
         ([[1]], {"top_k": 0}, "top_k: expected"),
         ([[1]], {"steps": 0}, "expected"),
@@ -145,3 +152,39 @@ def test_no_rounding_draws_a_token_that_is_left_out(drawn, monkeypatch):
 def test_what_cannot_be_continued_is_refused(model, prompts, options, message):
     with pytest.raises(ValueError, match=message):
         model.generate(prompts, **{"max_new_tokens": 2, **options})
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, torch.tensor, lambda each: torch.tensor(each).numpy()])
+def test_stops_may_be_given_in_any_collection(kind):
+    assert sorted(as_stop(kind([3, 1]), 16)) == [[1], [3]]
+    assert as_stop([kind([3, 3])], 16) == [[3]] if kind is set else [[3, 3]]
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_refused(temperature, value):
+    model = compiled(composer.load("specs/family/huginn.yaml", ["model.tie_embeddings=false"]))
+    with torch.no_grad():
+        model.get_parameter("embedding")[7] = value  # read once a row has the token
+    told = r"for the token at position 4 \(from 0\) of row 1, got NaN or inf: weights are .*: embedding$"
+    with pytest.raises(ValueError, match=told):
+        model.generate([[1, 2, 3], [1, 2, 3, 7, 4]], 3, temperature=temperature)
+
+
+def test_finite_weights_that_overflow_are_told_apart(model):
+    large = copy.deepcopy(model).float()
+    with torch.no_grad():
+        large.get_parameter("norm").fill_(3e38)
+    with pytest.raises(ValueError, match=r"position 2 .*: all weights are finite, but large"):
+        large.generate([[1, 2]], 3)
+
+
+def test_a_row_that_has_ended_may_go_on_to_anything():
+    noted = FiniteLogits(torch.nn.Linear(1, 1), 3, torch.device("cpu"))
+    for position, row in ((4, 0), (5, 1), (6, 0)):
+        logits = torch.zeros(3, 5)
+        logits[row, 2] = float("nan")
+        noted.note(logits, position)
+    noted.check([4, 5, 0])
+    with pytest.raises(ValueError, match=r"position 5 \(from 0\) of row 1"):
+        noted.check([4, 0, 0])

@@ -52,7 +52,12 @@ def generate(
     ] = None,
     stop: Annotated[
         list[str] | None,
-        typer.Option("--stop", metavar="TEXT", help="End after this text. May be repeated."),
+        typer.Option(
+            "--stop",
+            metavar="TEXT",
+            help="End after this text, or for tasks without text after these tokens, such as '3 1'. "
+            "May be repeated.",
+        ),
     ] = None,
     steps: Steps = None,
     exit_threshold: Annotated[

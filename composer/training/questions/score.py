@@ -15,7 +15,7 @@ from torch import Tensor
 from composer.data.base.codec import Codec
 from composer.language.schema.steps import Steps, recurrent_place
 from composer.module.model import ComposedModel
-from composer.training.continuing import NEW, Continued, codec_of
+from composer.training.continuing import NEW, Continued, codec_of, numbers
 from composer.training.evaluate import autocast
 from composer.training.folder.errors import TrainingError
 from composer.training.questions.forms import Question, same_answer
@@ -169,7 +169,8 @@ def _generate(
     codec, context = codec_of(model), model.spec.model.context
     right = answered = short = 0
     new = new_tokens or min(NEW, max(1, context // 4))
-    how = Continued(new, temperature=0.0, stop=("\n\n", "Question:"))
+    stop = () if numbers(codec) else ("\n\n", "Question:")
+    how = Continued(new, temperature=0.0, stop=stop)
     for each in questions:
         prompt, shortened = fitting(codec, each.prompt, max(1, context - new))
         short += shortened
