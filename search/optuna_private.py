@@ -5,11 +5,14 @@ All else goes through Optuna's public interface; a lint rule holds the other fil
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from optuna import Study
 from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from search.gathered import Gathered
 
 
 def set_user_attr(study: Study, trial: FrozenTrial, name: str, value: Any) -> None:
@@ -20,6 +23,12 @@ def set_user_attr(study: Study, trial: FrozenTrial, name: str, value: Any) -> No
 def set_system_attr(study: Study, trial: Trial | FrozenTrial, name: str, value: Any) -> None:
     """Write a system attribute, as samplers do; the public setter of a trial is deprecated."""
     study._storage.set_trial_system_attr(trial._trial_id, name, value)
+
+
+def together(study: Study) -> AbstractContextManager[None]:
+    """Append what is written inside to the journal of a study at once, if it has one of ours."""
+    backend = getattr(study._storage, "_backend", None)
+    return backend.together() if isinstance(backend, Gathered) else nullcontext()
 
 
 def ask(study: Study, system_attrs: dict[str, Any]) -> Trial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias
 
 from composer import cost
@@ -23,6 +24,10 @@ INVALID = "invalid"
 Verdict: TypeAlias = Literal["feasible", "over", "invalid"]
 
 _REMEMBERED = 20_000
+_LATEST = 4
+"""Number of candidates that are kept with their specs."""
+
+_Key: TypeAlias = tuple[tuple[str, Value], ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Candidate:
     costs: dict[str, float] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """The run hash of its spec."""
         assert self.spec is not None
@@ -111,7 +116,8 @@ class Judge:
         self.space = space
         self._coster = Coster()
         self._limits: dict[str, float] | None = None
-        self._known: dict[tuple[tuple[str, Value], ...], tuple[float, str]] = {}
+        self._known: dict[_Key, tuple[float, str]] = {}
+        self._latest: dict[_Key, Candidate] = {}
 
     def __call__(self, ask: Callable[[Knob], Value]) -> Judged:
         """Judge the point that `ask` chooses."""
@@ -123,10 +129,19 @@ class Judge:
         if key not in self._known:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[key] = self._judged(params, tree)
+            self._known[key] = self._judged(key, params, tree)
         return Judged(params, *self._known[key])
 
-    def _judged(self, params: dict[str, Value], tree: dict[str, Any]) -> tuple[float, str]:
+    def candidate(self, ask: Callable[[Knob], Value]) -> Candidate:
+        """Return the candidate of the point that `ask` chooses, without costing one of the latest again."""
+        try:
+            params, _ = self.space.tree(ask)
+        except InvalidPoint as error:
+            params = error.params
+        found = self._latest.get(tuple(params.items()))
+        return found or candidate(self.space, partial(_answer, params))
+
+    def _judged(self, key: _Key, params: dict[str, Value], tree: dict[str, Any]) -> tuple[float, str]:
         try:
             costs = self._coster(tree)
         except SpecError:
@@ -135,9 +150,28 @@ class Judge:
             over = [costs[cap] / limit - 1 for cap, limit in self._limits.items() if cap in costs]
             if max(over, default=0.0) > 0:
                 return max(over), ""
-        found = candidate(self.space, lambda knob: params[knob.name])
+        found = self._candidate(params, costs)
         if found.spec is None:
             return math.inf, ""
+        self._latest[key] = found
+        if len(self._latest) > _LATEST:
+            del self._latest[next(iter(self._latest))]
         self._limits = found.spec.caps.limits()
         over = [share for share in found.constraints.values() if share > 0]
         return (max(over), "") if over else (0.0, found.identity)
+
+    def _candidate(self, params: dict[str, Value], costs: dict[str, float]) -> Candidate:
+        """Return the candidate of a point with these costs, within the limits if these are known."""
+        ask = partial(_answer, params)
+        if self._limits is None:
+            return candidate(self.space, ask)
+        try:
+            point = self.space.point(ask)
+        except InvalidPoint as error:
+            return Candidate("invalid", error.params, faults=error.faults)
+        shares = {cap: costs[cap] / limit - 1 for cap, limit in self._limits.items() if cap in costs}
+        return Candidate("feasible", point.params, "", shares, point.spec, costs)
+
+
+def _answer(params: dict[str, Value], knob: Knob) -> Value:
+    return params[knob.name]

@@ -85,15 +85,16 @@ class Feasible(BaseSampler):
             write_system(PLAN, start.params)
             return start.params
         found, parents, drawn, refused = self._propose(study, trial, past.lost, known)
-        write(DRAWN, vars(drawn))
-        if self._source.names_parents:
-            names = [parent.name for parent in parents]
-            write(ORIGIN, {"parents": names, "moves": self._words(found, parents)})
-        if self._source.learns_from_refused and refused:
-            write_system(MISSES, misses(refused))
-        write_system(IDENTITY, found.identity)
-        # written last: it completes the proposal
-        write_system(PLAN, found.params)
+        with optuna_private.together(study):
+            write(DRAWN, vars(drawn))
+            if self._source.names_parents:
+                names = [parent.name for parent in parents]
+                write(ORIGIN, {"parents": names, "moves": self._words(found, parents)})
+            if self._source.learns_from_refused and refused:
+                write_system(MISSES, misses(refused))
+            write_system(IDENTITY, found.identity)
+            # written last: it completes the proposal
+            write_system(PLAN, found.params)
         return found.params
 
     def sample_independent(
@@ -179,8 +180,11 @@ def imported(identity: str) -> dict[str, Any]:
     return {IDENTITY: identity, optuna_private.generation_key(): 0}
 
 
-def sampler(space: Space) -> BaseSampler:
+def sampler(space: Space, judge: Judge | None = None) -> BaseSampler:
     """Make the sampler that a space names.
+
+    Args:
+        judge: that of the space, if the caller has one.
 
     Raises:
         SpecError: it needs a package that is not installed, or a spec in `start` is no point of the space.
@@ -188,7 +192,7 @@ def sampler(space: Space) -> BaseSampler:
     if faults := list(sampler_faults(space)):
         raise SpecError(faults)
     source = find_sampler(space.search.sampler).source(space)
-    return Feasible(Judge(space), source, space.search.seed, starts(space))
+    return Feasible(judge or Judge(space), source, space.search.seed, starts(space))
 
 
 def origin(trial: Trial) -> dict[str, Any]:

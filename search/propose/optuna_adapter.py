@@ -9,6 +9,7 @@ from optuna import Study
 from optuna.trial import Trial
 
 from composer.language.parsing.choice import Knob, Value
+from search import optuna_private
 from search.objectives import Goals, Values
 from search.propose.candidates import Candidate
 from search.store.ledger import Record
@@ -46,13 +47,14 @@ def tell(
         UpdateFinishedTrialError: it has ended already.
     """
     constraints, values, facts = answer(found, record, records, goals)
-    for name, fact in facts.items():
-        trial.set_user_attr(name, fact)
     already = trial.constraints
-    for name, value in constraints.items():
-        if name not in already:
-            trial.set_constraint(name, value)
-    trial.set_user_attr(OUTCOME, outcome)
+    with optuna_private.together(study):
+        for name, fact in facts.items():
+            trial.set_user_attr(name, fact)
+        for name, value in constraints.items():
+            if name not in already:
+                trial.set_constraint(name, value)
+        trial.set_user_attr(OUTCOME, outcome)
     study.tell(trial, values, skip_if_finished=True)
 
 

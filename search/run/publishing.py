@@ -28,7 +28,6 @@ class Publisher:
         self, folder: Path, state: State, store: Store, spec_of: Callable[[Record], Spec | None]
     ) -> None:
         self._folder, self._state, self._store, self._spec_of = folder, state, store, spec_of
-        self._took = 0.0
 
     def __call__(self, at_last: bool = False) -> None:
         """Write everything; of a large search only now and then, unless this is the last time.
@@ -38,9 +37,9 @@ class Publisher:
         if not at_last and self._is_early():
             return
         path = self._folder / PUBLISH
-        before = _written(path)
+        before, _ = _last(path)
         with exclusive(path):
-            written = _written(path)
+            written, _ = _last(path)
             # the first that ended meanwhile may have begun before; the second knew all that is known here
             if written > before + 1 or (not at_last and self._is_early()):
                 return
@@ -50,20 +49,21 @@ class Publisher:
             self._store.export(ledger.every())
             bring_specs(self._folder, ledger.every(), self._spec_of)
             publish(self._folder, self._state)
-            path.write_text(f"{written + 1}\n", encoding="utf-8")
-            self._took = time.monotonic() - began
+            path.write_text(f"{written + 1}\n{time.monotonic() - began}\n", encoding="utf-8")
 
     def _is_early(self) -> bool:
         path = self._folder / LEADERBOARD
         if self._state.ledger.count() <= _FEW or not path.exists():
             return False
         # where the clocks of this machine and of the file system differ, it is not early
-        return 0 <= time.time() - path.stat().st_mtime < _PAUSE * self._took
+        took = _last(self._folder / PUBLISH)[1]
+        return 0 <= time.time() - path.stat().st_mtime < _PAUSE * took
 
 
-def _written(path: Path) -> int:
-    """Return how often everything was written, as the lock file says."""
+def _last(path: Path) -> tuple[int, float]:
+    """Return how often everything was written and how long that took the last time, as the lock file says."""
     try:
-        return int(path.read_text(encoding="utf-8"))
+        count, took, *_ = [*path.read_text(encoding="utf-8").split(), "0", "0"]
+        return int(count), float(took)
     except (OSError, ValueError):
-        return 0
+        return 0, 0.0

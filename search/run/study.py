@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from composer.language.schema.spec import Spec
 from composer.language.space import Space
+from search import optuna_private
 from search.compare.finals import respec
 from search.compare.rungs import Arrivals, milestones, tokens
 from search.errors import Crash, SearchError
@@ -30,7 +31,7 @@ from search.progress.state import State, Watch, silent
 from search.progress.stop_reasons import crashing, hopeless, last_read, leave_cause, over, taken_over
 from search.progress.words import moved_note
 from search.propose.baselines import baselines
-from search.propose.candidates import Candidate, candidate
+from search.propose.candidates import Candidate, Judge
 from search.propose.feasible import origin, sampler
 from search.propose.optuna_adapter import suggest, tell
 from search.propose.questions import MORE_TRIALS, Questions, awaited, holder
@@ -88,6 +89,7 @@ class _Search(Worker):
         self.config = space.search
         self.goals = Goals(self.config.objectives)
         self.baselines = baselines(space)
+        self.judge = Judge(space)
         self.fruitless = 0
         self.crashes: list[Record] = []
         self.arrivals = Arrivals(self.ledger.digest, self.goals)
@@ -97,7 +99,7 @@ class _Search(Worker):
         self._open_study()
 
     def _open_study(self) -> None:
-        self.study = self.store.study(self.goals, sampler(self.space))
+        self.study = self.store.study(self.goals, sampler(self.space, self.judge))
         self.questions = Questions(self.study, self.me)
         self._count()
 
@@ -123,7 +125,7 @@ class _Search(Worker):
     def _next(self) -> _Task | str:
         """Choose the next run (abandoned ones, baselines, then new trials), or return why there is none."""
         self.ledger.refresh()
-        others, opened = self.store.others(), self._count()
+        others, opened = self.present(), self._count()
         left = any(free(record, others) for record in self.ledger.running())
         left = left or any(self._answerable(question, others) for question in opened)
         left = left or any(lacking(self.ledger, self.baselines))
@@ -198,7 +200,10 @@ class _Search(Worker):
 
     def _answer(self, trial: Trial) -> None:
         """Complete one proposal of the sampler, from wherever an earlier process left it."""
-        found = candidate(self.space, partial(suggest, trial))
+        # the sampler writes what it finds now, and all knobs are written at once
+        trial.relative_params  # noqa: B018
+        with optuna_private.together(self.study):
+            found = self.judge.candidate(partial(suggest, trial))
         if found.verdict != "feasible":
             self._tell(trial, found)
             return
@@ -305,13 +310,16 @@ class _Search(Worker):
 
     def _tell(self, trial: Trial, found: Candidate) -> None:
         """Tell the sampler once, or defer it to the end of the training that determines the outcome."""
-        with self.alone():
-            if not self.questions.is_mine(trial):
-                return
-            record = self.ledger.find(found.identity) if found.verdict == "feasible" else None
-            if found.verdict == "feasible" and (record is None or record.status == "running"):
-                self.questions.put_off(trial, MORE_TRIALS if record is None else record.identity)
-                return
+        record = self.ledger.find(found.identity) if found.verdict == "feasible" else None
+        if found.verdict == "feasible" and (record is None or record.status == "running"):
+            with self.alone():
+                record = self.ledger.find(found.identity)
+                if record is None or record.status == "running":
+                    if self.questions.is_mine(trial):
+                        self.questions.put_off(trial, MORE_TRIALS if record is None else record.identity)
+                    return
+        if not self.questions.is_mine(trial):
+            return
         outcome: str = found.verdict
         if record is not None and record.asked != trial.number:
             outcome = "repeat"

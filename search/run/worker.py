@@ -18,6 +18,8 @@ POLL = 1.0
 RETRY = 600.0
 """Seconds for which an unreachable store is retried."""
 
+_LOOK, _SHARE = 10.0, 200
+"""The most seconds between two looks at the other workers, as a multiple of the time that a look takes."""
 Result = TypeVar("Result")
 
 
@@ -46,6 +48,7 @@ class Worker:
     def __init__(self, store: Store) -> None:
         self.store, self.me, self.ledger = store, store.worker.name, Ledger(store)
         self._lost_since: float | None = None
+        self._present: tuple[float, set[str]] = 0.0, set()
 
     def note(self, text: str) -> None:
         """Show a message."""
@@ -81,10 +84,24 @@ class Worker:
                 self._lost_since = self._lost_since or time.monotonic()
                 reach_again(self.store, error, self._lost_since, RETRY, POLL, self.note, self.reopened)
 
+    def present(self) -> set[str]:
+        """Return the other live workers as of a moment ago: that much longer, the longer a look takes."""
+        fresh_until, others = self._present
+        began = time.monotonic()
+        if began > fresh_until:
+            others = self.store.others()
+            now = time.monotonic()
+            self._present = now + min(_LOOK, _SHARE * (now - began)), others
+        return others
+
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the store's lock, with freshly read records."""
-        with self.store.lock():
+        """Hold the store's lock, with freshly read records.
+
+        They are read before it and while waiting, since all others wait while it is held.
+        """
+        self.ledger.refresh()
+        with self.store.lock(self.ledger.refresh):
             self.ledger.refresh()
             yield
 

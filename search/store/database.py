@@ -6,7 +6,8 @@ the identity of its space, so a changed space is another search.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,29 @@ from search.errors import SearchError
 from search.objectives import Goals
 from search.store import tables
 from search.store.database_study import OpenedStorage, has_journal, open_storage
-from search.store.folder import DATABASE, JOURNAL, LOCK, RECORDS, WORKERS
+from search.store.folder import DATABASE, JOURNAL, LOCK, RECORDS, TURN, WORKERS
 from search.store.journal import named_study
 from search.store.lease import SUFFIX, Lease, is_alive, this_worker
 from search.store.ledger import Record, RecordFiles, record_of, record_text
-from search.store.locks import exclusive
+from search.store.locks import exclusive, nothing
 from search.store.shared import Shared
 
 _MAKING = 7_228_401_973
 """The advisory lock under which tables are created; an arbitrary number."""
 _RESOURCES = "53"
 """The class of PostgreSQL's errors about a full disk, memory or too many connections."""
+_PAUSE = 0.2
+"""Seconds between two questions to the database while waiting for the lock."""
+_PUT = sql.text(
+    """
+with next as (update composer_searches set version = version + 1 where id = :search returning version)
+insert into composer_records (search, key, identity, body, version)
+select :search, :key, :identity, :body, next.version from next
+on conflict (search, key) do update
+set identity = excluded.identity, body = excluded.body, version = excluded.version
+returning version
+"""
+)
 _OPTIONS = {
     "connect_timeout": 10,
     # a lock ends with its holder, also if its machine is switched off or its process is stopped
@@ -55,7 +68,7 @@ class DatabaseStore:
         self._place = url.render_as_string(hide_password=True)
         self._connection: sql.Connection | None = None
         self._storage: OpenedStorage | None = None
-        self._version = -1
+        self._version = self._newest = 0
         self._versions: dict[str, int] = {}
         self._engine = self._new_engine()
         try:
@@ -73,11 +86,14 @@ class DatabaseStore:
         self._copied: dict[str, int] = {}
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the row of the search; what is put meanwhile becomes visible to others at once."""
-        with self._engine.begin() as connection:
+    def lock(self, meanwhile: Callable[[], None] = nothing) -> Iterator[None]:
+        """Hold the row of the search; what is put meanwhile becomes visible to others at once.
+
+        Workers of one folder take turns by a lock file, so that few wait in the database.
+        """
+        with exclusive(self._folder / TURN, _now_and_then(meanwhile)), self._engine.begin() as connection:
             row = sql.select(tables.searches.c.version).where(tables.searches.c.id == self._search)
-            connection.execute(row.with_for_update())
+            self._newest = connection.execute(row.with_for_update()).scalar_one()
             self._connection = connection
             try:
                 yield
@@ -86,6 +102,8 @@ class DatabaseStore:
 
     def changed(self) -> list[Record]:
         """Read the records of later versions than the last one read."""
+        if self._connection is not None and self._newest == self._version:
+            return []
         query = sql.select(tables.records.c.body, tables.records.c.version).where(
             tables.records.c.search == self._search, tables.records.c.version > self._version
         )
@@ -100,13 +118,12 @@ class DatabaseStore:
     def put(self, record: Record) -> None:
         """Write a record, under the next version."""
         assert self._connection is not None
-        this = tables.searches.c.id == self._search
-        update = sql.update(tables.searches).where(this).values(version=tables.searches.c.version + 1)
-        version = self._connection.execute(update.returning(tables.searches.c.version)).scalar_one()
-        fields = {"identity": record.identity, "body": record_text(record), "version": version}
-        new = insert(tables.records).values(search=self._search, key=record.key, **fields)
-        self._connection.execute(new.on_conflict_do_update(index_elements=["search", "key"], set_=fields))
-        self._version = self._versions[record.key] = version
+        told = {"search": self._search, "key": record.key}
+        told |= {"identity": record.identity, "body": record_text(record)}
+        version: int = self._connection.execute(_PUT, told).scalar_one()
+        if self._version == version - 1:
+            self._version = version
+        self._newest = self._versions[record.key] = version
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
         """Open Optuna's study in the same database, created if missing."""
@@ -177,7 +194,7 @@ class DatabaseStore:
     def reopen(self) -> None:
         """Connect again, and forget all records."""
         self._engine.dispose()
-        self._version = -1
+        self._version = self._newest = 0
         self.touch()
 
     def export(self, records: Iterable[Record]) -> None:
@@ -246,6 +263,19 @@ class DatabaseStore:
                     f"{self._folder}: its runs belong to another search, in {place or 'a database'}, not to "
                     f"this one in {self._place}; choose another folder with --out"
                 )
+
+
+def _now_and_then(meanwhile: Callable[[], None]) -> Callable[[], None]:
+    """Limit how often the database is asked while waiting."""
+    asked = time.monotonic()
+
+    def limited() -> None:
+        nonlocal asked
+        if time.monotonic() - asked > _PAUSE:
+            meanwhile()
+            asked = time.monotonic()
+
+    return limited
 
 
 def _cause(error: Exception) -> str:

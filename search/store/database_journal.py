@@ -11,6 +11,8 @@ from optuna.storages.journal import BaseJournalBackend
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from search.gathered import Gathered
+
 # the row of the length stays locked until the records are committed, so their numbers have no gaps and no
 # reader sees a record before an earlier one; in one statement all of it happens or nothing
 _APPEND = """
@@ -30,7 +32,7 @@ _PAGE = 10_000
 """Most records that are read at once."""
 
 
-class DatabaseJournal(BaseJournalBackend):
+class DatabaseJournal(Gathered, BaseJournalBackend):
     """The journal of one search, over a connection of its own.
 
     An append does not wait for the server's disk. If the server crashes, its last appends may be lost, but
@@ -44,6 +46,7 @@ class DatabaseJournal(BaseJournalBackend):
             options: of the connection, as psycopg knows them.
             search: its number in the table of searches, which has a row in the table of journals.
         """
+        super().__init__()
         waiting = {**options, "options": f"{options.get('options', '')} -c synchronous_commit=off"}
         self._engine = sql.create_engine(
             url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=waiting
@@ -52,7 +55,7 @@ class DatabaseJournal(BaseJournalBackend):
         self._connection: sql.Connection | None = None
         self._own: tuple[int, list[str]] = 0, []
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def append(self, logs: list[dict[str, Any]]) -> None:
         """Append records, all or none."""
         bodies = [json.dumps(log, separators=(",", ":")) for log in logs]
         told = {"search": self._search, "count": len(bodies), "bodies": bodies}
@@ -60,21 +63,21 @@ class DatabaseJournal(BaseJournalBackend):
         assert len(numbers) == len(bodies), f"search {self._search} has no journal"
         self._own = min(numbers, default=0), bodies
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+    def read(self, start: int) -> Iterator[dict[str, Any]]:
         """Yield records from a number on: all, or after an append perhaps no more than what was appended."""
         first, bodies = self._own
         self._own = 0, []
-        if bodies and first == log_number_from:
+        if bodies and first == start:
             # no other worker wrote since the last reading
             yield from map(json.loads, bodies)
             return
         while True:
-            told = {"search": self._search, "start": log_number_from, "most": _PAGE}
+            told = {"search": self._search, "start": start, "most": _PAGE}
             bodies = [body for (body,) in self._execute(_READ, told)]
             yield from map(json.loads, bodies)
             if len(bodies) < _PAGE:
                 return
-            log_number_from += len(bodies)
+            start += len(bodies)
 
     def close(self) -> None:
         """Disconnect; the next use connects again."""

@@ -14,6 +14,7 @@ database.txt          where records and study are, if in a database (then record
 workers/              one lease for each live worker
 logs/                 the output of local workers, if any
 lock                  held briefly by a worker that claims
+turn.lock             held by a worker that claims in a database
 publish.lock          held by the worker that writes leaderboard.csv and best/
 import.lock           held by the process that imports results of another search
 """
@@ -33,7 +34,7 @@ from search.store.shared import Shared
 SPACE, JOURNAL, RECORDS, LEADERBOARD = "space.txt", "study.journal", "records", "leaderboard.csv"
 CHANGES = "changes.log"
 BEST, FRONT, IMPORTED_RUNS, WORKERS, LOGS = "best", "front", "imported", "workers", "logs"
-LOCK, PUBLISH, IMPORT, DATABASE = "lock", "publish.lock", "import.lock", "database.txt"
+LOCK, TURN, PUBLISH, IMPORT, DATABASE = "lock", "turn.lock", "publish.lock", "import.lock", "database.txt"
 REPORT = ("report.html", "report.md", "tables", "figures")
 """What the report of a study leaves, which may be written before anything is trained."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from search.store.folder import CHANGES, JOURNAL, LOCK, RECORDS, WORKERS
 from search.store.journal import open_study
 from search.store.lease import SUFFIX, Lease, is_alive, this_worker
 from search.store.ledger import Record, RecordFiles
-from search.store.locks import exclusive
+from search.store.locks import exclusive, nothing
 
 _LOOK = 60.0
 """Seconds after which all records are looked at again, for those that people or older versions changed."""
@@ -33,20 +33,26 @@ class FolderStore:
         self._records = RecordFiles(folder / RECORDS)
         self._changes = ChangeLog(folder / CHANGES)
         self._looked = 0.0
+        self._locked = False
         self._lease = Lease(folder / WORKERS, self.worker)
         self._known: dict[str, tuple[str, int]] = {}
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, meanwhile: Callable[[], None] = nothing) -> Iterator[None]:
         """Hold the folder's lock file."""
-        with exclusive(self._folder / LOCK):
+        with exclusive(self._folder / LOCK, meanwhile):
             self._changes.repair()
-            yield
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
 
     def changed(self) -> list[Record]:
         """Read the records that changed."""
         now = time.monotonic()
-        if self._looked and now - self._looked < _LOOK:
+        # a look at all records takes too long while others wait
+        if self._looked and (self._locked or now - self._looked < _LOOK):
             return self._records.changed_among(self._changes.changed())
         self._looked = now
         self._changes.skip()

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -346,7 +346,9 @@ def in_order(record: Record) -> tuple[str, int, str]:
 
 def record_text(record: Record) -> str:
     """Write a record as JSON."""
-    return json.dumps(asdict(record), indent=1) + "\n"
+    # `asdict` would copy every value, while others wait for the lock
+    fields = {**vars(record), "seen": [vars(seen) for seen in record.seen]}
+    return json.dumps(fields, indent=1) + "\n"
 
 
 def record_of(text: str) -> Record:

@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
+
+_PAUSE = 0.05
+"""The longest pause between two attempts, in seconds."""
+_PATIENCE = 10.0
+"""Seconds after which a process queues for a lock."""
+
+
+def nothing() -> None:
+    """Do nothing while waiting."""
+
+
+def take(file: IO[Any], meanwhile: Callable[[], None] = nothing) -> None:
+    """Take the lock on a file that many processes want; closing the file releases it.
+
+    A process at the head of the system's queue needs a core before it can take a lock, while the lock is free
+    and all others wait behind it. Attempts after random pauses let any running process take it at once.
+
+    Args:
+        meanwhile: called after each attempt in vain.
+    """
+    began, pause = time.monotonic(), 0.001
+    while time.monotonic() - began < _PATIENCE:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            meanwhile()
+            time.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _PAUSE)
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, waiting for it; not reentrant."""
+def exclusive(path: Path, meanwhile: Callable[[], None] = nothing) -> Iterator[None]:
+    """Hold the lock file at `path`, waiting for it; not reentrant.
+
+    Args:
+        meanwhile: called now and then while waiting.
+    """
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        take(file, meanwhile)
         yield
 
 

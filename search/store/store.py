@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 from search.objectives import Goals
 from search.store.lease import Worker
 from search.store.ledger import Record, Records
+from search.store.locks import nothing
 
 
 class Store(Records, Protocol):
@@ -21,8 +22,12 @@ class Store(Records, Protocol):
     def worker(self) -> Worker:
         """The worker that opened it."""
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Prevent all other workers from claiming; held briefly, not reentrant."""
+    def lock(self, meanwhile: Callable[[], None] = nothing) -> AbstractContextManager[None]:
+        """Prevent all other workers from claiming; held briefly, not reentrant.
+
+        Many workers may wait for it, so what takes long belongs before it, or into `meanwhile`, which is
+        called now and then while waiting.
+        """
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
         """Open Optuna's study, created if missing."""

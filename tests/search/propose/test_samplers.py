@@ -37,7 +37,9 @@ def test_the_quick_judge_says_what_the_slow_one_does(space, seed):
     judge, rng = Judge(space), random.Random(seed)
     for _ in range(12):
         judged = judge(lambda knob: draw(knob, rng))
-        found = candidate(space, lambda knob, judged=judged: judged.params[knob.name])
+        asked = lambda knob, judged=judged: judged.params[knob.name]  # noqa: E731
+        found = candidate(space, asked)
+        assert judge.candidate(asked) == found
         assert judged.params == found.params
         assert judged.feasible == (found.verdict == "feasible")
         assert judged.identity == (found.identity if judged.feasible else "")

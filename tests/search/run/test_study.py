@@ -28,7 +28,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 @pytest.fixture
 def careless(monkeypatch):
     """A sampler that knows nothing of caps, so that its proposals are of each kind."""
-    monkeypatch.setattr(study, "sampler", lambda space: optuna.samplers.RandomSampler(space.search.seed))
+    monkeypatch.setattr(
+        study, "sampler", lambda space, judge: optuna.samplers.RandomSampler(space.search.seed)
+    )
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from search.errors import SearchError
 from search.launch.agent import Start, check_sharing
 from search.run.study import run_search
 from search.run.worker_process import SearchJob
+from search.store import locks
 from search.store.change_log import ChangeLog
 from search.store.folder import CHANGES
 from search.store.folder_store import FolderStore
+from search.store.journal import Journal
 from search.store.ledger import Ledger, Record
 from search.store.locks import exclusive
 
@@ -145,3 +148,42 @@ def test_a_ledger_that_changes_in_place_is_the_ledger_read_anew(tmp_path: Path):
     assert isinstance(theirs.find("d"), Record)
     one.close()
     two.close()
+
+
+def test_who_waits_for_a_lock_reads_meanwhile_and_takes_it_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE", 0.05)
+    looks, taken = [], threading.Event()
+
+    def wait() -> None:
+        with exclusive(tmp_path / "lock", lambda: looks.append(taken.is_set())):
+            taken.set()
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    with exclusive(tmp_path / "lock"):
+        waiter.start()
+        # beyond its patience it is in the system's queue
+        assert not taken.wait(0.2)
+    assert taken.wait(60)
+    assert looks
+    assert not any(looks)
+
+
+def test_records_written_together_are_appended_at_once_and_seen_after(tmp_path):
+    journal, other = Journal(tmp_path / "study.journal"), Journal(tmp_path / "study.journal")
+    logs = [{"number": number} for number in range(4)]
+    journal.append_logs(logs[:1])
+    with journal.together():
+        journal.append_logs(logs[1:2])
+        other.append_logs(logs[2:3])
+        assert [*journal.read_logs(0)] == []
+        journal.append_logs(logs[3:])
+    found = [logs[0], logs[2], logs[1], logs[3]]
+    assert [*other.read_logs(0)] == found
+    # a reader that asks again, and one whose last line is still being written
+    assert [*other.read_logs(1)] == found[1:]
+    with (tmp_path / "study.journal").open("a") as file:
+        file.write('{"number"')
+    assert [*other.read_logs(4)] == []
+    journal.append_logs([{"number": 4}])
+    assert [*other.read_logs(4)] == [{"number": 4}]
+    assert [*other.read_logs(5)] == []
