@@ -16,7 +16,7 @@ from search.progress.state import Event, State
 from search.progress.table import train_longer
 from search.progress.verdict import Comparison, Verdicts
 from search.progress.words import by_name
-from search.store.ledger import Record
+from search.store.ledger import ENDED, Record
 
 _PAUSE = 1.0
 """Least seconds between two progress lines of one worker."""
@@ -130,7 +130,7 @@ class Events:
 def _counts(state: State) -> dict[str, int | None]:
     finals = state.ledger.finals()
     return {
-        "done": sum(not record.imported for record in state.done()),
+        "done": state.ledger.digest.count("trial", *ENDED, imported=False),
         "trials": state.config.trials,
         "finals_done": sum(record.status != "running" for record in finals),
         "finals": max(len(finals), state.finals().count()),

@@ -7,14 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Literal, TypeAlias
 
 from composer.language.schema.search import SearchConfig
 from search.compare.choosing import Basis, Choice, choose, knee
 from search.compare.finals import Finals
+from search.compare.pareto import Pareto
 from search.objectives import Goals, Values
 from search.progress.budget import Account, accounts
+from search.progress.durations import Durations
 from search.progress.spending import Spending
 from search.propose.draft_counts import Drawn
 from search.store.ledger import ENDED, Ledger, Record
@@ -71,7 +72,9 @@ class State:
     left_by: str = ""
     note: str = ""
     local: dict[int, Activity] = field(default_factory=dict)
-    _spending: tuple[Ledger, Spending] | None = field(default=None, init=False, repr=False)
+    _following: tuple[Ledger, Spending, Durations, Pareto] | None = field(
+        default=None, init=False, repr=False
+    )
 
     def is_baseline(self, record: Record) -> bool:
         """Whether a record, or the one that a final retrains, is a baseline: now, or when it began."""
@@ -86,7 +89,7 @@ class State:
         """Return the record that a final retrains; any other record itself."""
         if record.kind != "final":
             return record
-        return next(each for each in self.ledger if each.key == record.again["of"])
+        return self.ledger.digest.records[record.again["of"]]
 
     def finals(self) -> Finals:
         """Return the finals as of now."""
@@ -104,10 +107,12 @@ class State:
 
     def front(self, kind: Literal["trial", "baseline"] | None = None) -> list[Record]:
         """Return the Pareto front of all trained in full, the best in the primary objective first."""
+        if kind is None:
+            return self._followers()[2].records()
         values = {
             identity: found
             for identity, found in self.finished().items()
-            if kind is None or self.is_baseline(self._record(identity)) == (kind == "baseline")
+            if self.is_baseline(self._record(identity)) == (kind == "baseline")
         }
         return [self._record(identity) for identity in self.goals.front(values)]
 
@@ -152,10 +157,17 @@ class State:
 
     def spending(self) -> Spending:
         """Return what has been spent, kept up to date as records change."""
-        if self._spending is None or self._spending[0] is not self.ledger:
-            self._spending = self.ledger, Spending(self.ledger.every())
-            self.ledger.digest.follow(self._spending[1].update)
-        return self._spending[1]
+        return self._followers()[0]
+
+    def _followers(self) -> tuple[Spending, Durations, Pareto]:
+        """Return what is kept up to date as records change."""
+        if self._following is None or self._following[0] is not self.ledger:
+            records = self.ledger.every()
+            found = Spending(records), Durations(records), Pareto(self.goals, records)
+            for each in found:
+                self.ledger.digest.follow(each.update)
+            self._following = self.ledger, *found
+        return self._following[1:]
 
     def spent(self) -> float:
         """Return the seconds spent training so far, over all starts and workers."""
@@ -201,19 +213,18 @@ class State:
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds that one worker needs for all remaining runs, from the mean so far."""
-        ended = [record for record in self.ledger.every() if record.status != "running" and record.seconds]
-        full = [record.seconds for record in ended if record.status == "finished"]
-        trials = [record.seconds for record in ended if record.role == "trial"] or full
-        if not trials:
+        durations = self._followers()[1]
+        trial = durations.of_trials()
+        if trial is None:
             return None
         running = self.ledger.digest.count("trial", "running")
-        again = max(0, self.finals().count() - sum(record.kind == "final" for record in ended))
-        least = [(self.trials_left() + running) * fmean(trials)]
+        again = max(0, self.finals().count() - durations.finals)
+        least = [(self.trials_left() + running) * trial]
         for account in self.accounts():
             share = account.spent / account.limit
             if share:
                 least.append(max(0.0, (1 - account.aside / account.limit) / share - 1) * self.spent())
-        found = max(0.0, min(least)) + again * fmean(full or trials)
+        found = max(0.0, min(least)) + again * (durations.of_full() or trial)
         return found if math.isfinite(found) else None
 
     def _record(self, identity: str) -> Record:

@@ -19,7 +19,7 @@ from search.errors import Crash
 from search.progress.state import State
 from search.progress.words import titled
 from search.propose.candidates import INVALID, candidate
-from search.store.ledger import Record
+from search.store.ledger import ENDED, Record
 
 
 def over(state: State, folder: Path, fruitless: int) -> str | None:
@@ -31,7 +31,7 @@ def over(state: State, folder: Path, fruitless: int) -> str | None:
         fruitless: consecutive proposals without a new feasible spec, if too many, else 0.
     """
     if state.trials_left() <= 0:
-        done = sum(not record.imported for record in state.done())
+        done = state.ledger.digest.count("trial", *ENDED, imported=False)
         return "the only trial is done" if done == 1 else f"all {done} trials are done"
     for account in state.accounts():
         if account.used_up:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna import Study
@@ -10,7 +10,7 @@ from optuna.trial import Trial
 
 from composer.language.parsing.choice import Knob, Value
 from search import optuna_private
-from search.objectives import Goals, Values
+from search.objectives import Values
 from search.propose.candidates import Candidate
 from search.store.ledger import Record
 
@@ -38,15 +38,14 @@ def tell(
     outcome: str,
     found: Candidate,
     record: Record | None,
-    records: Iterable[Record],
-    goals: Goals,
+    worst: Callable[[Mapping[str, float]], Values],
 ) -> None:
-    """Tell Optuna how a trial ended; one without values gets finite ones and a constraint.
+    """Tell Optuna how a trial ended; one without values gets the `worst` for its costs, and a constraint.
 
     Raises:
         UpdateFinishedTrialError: it has ended already.
     """
-    constraints, values, facts = answer(found, record, records, goals)
+    constraints, values, facts = answer(found, record, worst)
     already = trial.constraints
     with optuna_private.together(study):
         for name, fact in facts.items():
@@ -59,7 +58,7 @@ def tell(
 
 
 def answer(
-    found: Candidate, record: Record | None, records: Iterable[Record], goals: Goals
+    found: Candidate, record: Record | None, worst: Callable[[Mapping[str, float]], Values]
 ) -> tuple[dict[str, float], Values, dict[str, Any]]:
     """Return what a sampler learns about a candidate: constraints, values, and user attributes."""
     constraints, values, facts = dict(found.constraints), None, dict[str, Any]()
@@ -68,5 +67,5 @@ def answer(
         values = None if record.status == "crashed" else record.values
         facts = {"run": record.folder, "status": record.status, "tokens": record.tokens}
     if values is None:
-        values = goals.worst((other.values for other in records if other.values is not None), found.costs)
+        values = worst(found.costs)
     return constraints, values, facts

@@ -29,6 +29,7 @@ from composer.training.folder.data_record import fingerprint_of
 from composer.training.folder.files import ASIDE, write_text
 from composer.training.folder.run_folder import LOCK, SPEC
 from search.compare.rungs import milestones, tokens
+from search.compare.worst import Worst
 from search.errors import Crash, SearchError
 from search.objectives import Goals
 from search.progress.winners import bring
@@ -253,6 +254,7 @@ class _Import:
         self.show_import = show_import
         self.door, self.folder, self.store = ImportFilter(space), folder, store
         self.ledger = Ledger(store)
+        self.worst = Worst(self.ledger.digest, self.door.goals)
         self.study = store.study(self.door.goals, sampler(space))
         self._distributions = distributions(space)
 
@@ -329,7 +331,7 @@ class _Import:
         """Add a completed trial for a record; `number` is that of a trial that exists already."""
         if number is None:
             found = candidate(self.door.space, lambda knob: record.params[knob.name])
-            constraints, values, facts = answer(found, record, self.ledger, self.door.goals)
+            constraints, values, facts = answer(found, record, self.worst)
             trial = create_trial(
                 params=record.params,
                 distributions={name: self._distributions[name] for name in record.params},

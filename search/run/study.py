@@ -25,6 +25,7 @@ from composer.language.space import Space
 from search import optuna_private
 from search.compare.finals import respec
 from search.compare.rungs import Arrivals, milestones, tokens
+from search.compare.worst import Worst
 from search.errors import Crash, SearchError
 from search.objectives import Goals
 from search.progress.state import State, Watch, silent
@@ -93,6 +94,7 @@ class _Search(Worker):
         self.fruitless = 0
         self.crashes: list[Record] = []
         self.arrivals = Arrivals(self.ledger.digest, self.goals)
+        self.worst = Worst(self.ledger.digest, self.goals)
         self.state = State(self.config, self.goals, self.ledger, set(self.baselines), worker=self.me)
         self._publish = Publisher(folder, self.state, store, self._spec)
         self.left_by: dict[str, str] = {}
@@ -324,7 +326,7 @@ class _Search(Worker):
         if record is not None and record.asked != trial.number:
             outcome = "repeat"
         try:
-            tell(self.study, trial, outcome, found, record, self.ledger, self.goals)
+            tell(self.study, trial, outcome, found, record, self.worst)
         except UpdateFinishedTrialError:
             # another worker, which considered this one dead, was quicker
             return
@@ -355,4 +357,5 @@ class _Search(Worker):
         super().reopened()
         self.state.ledger = self.ledger
         self.arrivals = Arrivals(self.ledger.digest, self.goals)
+        self.worst = Worst(self.ledger.digest, self.goals)
         self._open_study()

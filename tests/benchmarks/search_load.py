@@ -36,6 +36,7 @@ from composer.language.schema.identity import run_hash
 from composer.language.space import Space, draw, load_space
 from search import optuna_private
 from search.compare.rungs import milestones
+from search.compare.worst import Worst
 from search.objectives import Goals
 from search.progress.state import Event, State
 from search.propose.candidates import Candidate, Judge, candidate
@@ -46,6 +47,7 @@ from search.propose.proposals import PLAN
 from search.report.write import write_report
 from search.run.open_store import open_search
 from search.run.study import run_search
+from search.store.digest import Digest
 from search.store.folder import JOURNAL
 from search.store.journal import open_study
 from search.store.ledger import Ledger, Record, Seen
@@ -152,7 +154,7 @@ def _tell_study(study: optuna.Study, space: Space, record: Record, kind: Candida
     for knob in space.knobs:
         if knob.name in record.params:
             suggest(trial, knob)
-    tell(study, trial, "feasible", kind, record, [], Goals(space.search.objectives))
+    tell(study, trial, "feasible", kind, record, Worst(Digest(), Goals(space.search.objectives)))
 
 
 def propose(root: Path, count: int, storage: str | None) -> None:
