@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from search.store.ledger import Record
@@ -14,7 +14,7 @@ class Durations:
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self._known: dict[str, tuple[tuple[str, ...], float]] = {}
         self._counts: Counter[str] = Counter()
-        self._sums: Counter[str] = Counter()
+        self._sums: dict[str, float] = defaultdict(float)
         for record in records:
             self.update(record)
 

@@ -30,7 +30,7 @@ from search.propose.draft_counts import DRAWN, Drawn, total
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
 from search.report.shown import shown
 from search.report.stats import Effects
-from search.store.folder import JOURNAL, RECORDS, SPACE
+from search.store.folder import JOURNAL, JOURNAL_COPY, RECORDS, SPACE
 from search.store.ledger import Ledger, Record
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ def read(folder: Path, seen: State | None = None) -> Source:
     of_page = shown(state)
     loaded = [*of_page, *ledger.finals()]
     specs = {record.identity: found for record in loaded if (found := _spec(folder, record))}
-    told = _proposals(folder / JOURNAL)
+    journals = (folder / JOURNAL, folder / JOURNAL_COPY)
+    told = next((known for path in journals if (known := _proposals(path)) is not None), None)
     if told is not None:
         state.outcomes = Counter(proposal.outcome for proposal in told)
         state.drawn = total({DRAWN: vars(proposal.drawn)} for proposal in told)

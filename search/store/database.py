@@ -25,7 +25,7 @@ from search.errors import SearchError
 from search.objectives import Goals
 from search.store import tables
 from search.store.database_study import OpenedStorage, has_journal, open_storage
-from search.store.folder import DATABASE, JOURNAL, LOCK, RECORDS, TURN, WORKERS
+from search.store.folder import DATABASE, JOURNAL, JOURNAL_COPY, LOCK, RECORDS, TURN, WORKERS
 from search.store.journal import named_study
 from search.store.lease import SUFFIX, Lease, is_alive, this_worker
 from search.store.ledger import Record, RecordFiles, record_of, record_text
@@ -198,7 +198,9 @@ class DatabaseStore:
         self.touch()
 
     def export(self, records: Iterable[Record]) -> None:
-        """Copy the records into the folder."""
+        """Copy the records, and the study of a journal, into the folder."""
+        if self._storage is not None and self._storage.journal is not None:
+            self._storage.journal.copy(self._folder / JOURNAL_COPY)
         for record in records:
             version = self._versions.get(record.key, 0)
             if self._copied.get(record.key) != version:

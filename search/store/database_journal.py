@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
@@ -12,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from search.gathered import Gathered
+from search.store.journal import cut_tail
 
 # the row of the length stays locked until the records are committed, so their numbers have no gaps and no
 # reader sees a record before an earlier one; in one statement all of it happens or nothing
@@ -30,6 +33,8 @@ where search = %(search)s and number >= %(start)s order by number limit %(most)s
 """
 _PAGE = 10_000
 """Most records that are read at once."""
+_PIECE = 1 << 20
+"""Bytes of a file that are read at once."""
 
 
 class DatabaseJournal(Gathered, BaseJournalBackend):
@@ -71,10 +76,21 @@ class DatabaseJournal(Gathered, BaseJournalBackend):
             # no other worker wrote since the last reading
             yield from map(json.loads, bodies)
             return
+        yield from map(json.loads, self._bodies(start))
+
+    def copy(self, path: Path) -> None:
+        """Append the records that a file lacks, one per line as in a folder; one writer at a time."""
+        with path.open("a+b") as file:
+            cut_tail(file)
+            file.seek(0)
+            lines = sum(piece.count(b"\n") for piece in iter(partial(file.read, _PIECE), b""))
+            file.writelines(f"{body}\n".encode() for body in self._bodies(lines))
+
+    def _bodies(self, start: int) -> Iterator[str]:
         while True:
             told = {"search": self._search, "start": start, "most": _PAGE}
             bodies = [body for (body,) in self._execute(_READ, told)]
-            yield from map(json.loads, bodies)
+            yield from bodies
             if len(bodies) < _PAGE:
                 return
             start += len(bodies)

@@ -21,10 +21,11 @@ from search.store.database_journal import DatabaseJournal
 
 @dataclass(frozen=True)
 class OpenedStorage:
-    """A storage of Optuna's, and what closes its connections."""
+    """A storage of Optuna's, what closes its connections, and its journal, if it is in one."""
 
     storage: BaseStorage
     close: Callable[[], None]
+    journal: DatabaseJournal | None = None
 
 
 def has_journal(connection: sql.Connection, search: int, name: str) -> bool:
@@ -51,7 +52,7 @@ def open_storage(journal: bool, url: sql.URL, options: dict[str, Any], search: i
     """
     if journal:
         backend = DatabaseJournal(url, options, search)
-        return OpenedStorage(JournalStorage(backend), backend.close)
+        return OpenedStorage(JournalStorage(backend), backend.close, backend)
     plain = url.render_as_string(hide_password=False)
     storage = RDBStorage(plain, engine_kwargs={"pool_pre_ping": True, "connect_args": options})
 

@@ -2,6 +2,7 @@
 
 space.txt             the settings that decide a trial and its result, one value per line
 study.journal         Optuna's study
+study.copy            the same, where it is in a database
 records/              one file for each spec trained: who works on it, and its results
 changes.log           which records changed, in order, for the workers
 trials/<number>/      run folders
@@ -33,6 +34,7 @@ from search.store.shared import Shared
 
 SPACE, JOURNAL, RECORDS, LEADERBOARD = "space.txt", "study.journal", "records", "leaderboard.csv"
 CHANGES = "changes.log"
+JOURNAL_COPY = "study.copy"
 BEST, FRONT, IMPORTED_RUNS, WORKERS, LOGS = "best", "front", "imported", "workers", "logs"
 LOCK, TURN, PUBLISH, IMPORT, DATABASE = "lock", "turn.lock", "publish.lock", "import.lock", "database.txt"
 REPORT = ("report.html", "report.md", "tables", "figures")

@@ -58,13 +58,13 @@ class Journal(Gathered, BaseJournalBackend):
         self._lock_file.acquire()
         try:
             with self.path.open("a+b") as file:
-                _cut_tail(file)
+                cut_tail(file)
                 file.write(lines.encode())
         finally:
             self._lock_file.release()
 
 
-def _cut_tail(file: BinaryIO) -> None:
+def cut_tail(file: BinaryIO) -> None:
     """Cut off an incomplete last line; writers hold the lock, so none is in progress."""
     end = whole = file.seek(0, os.SEEK_END)
     while whole > 0:

@@ -22,6 +22,7 @@ from composer.cli.main import main
 from composer.language.schema.identity import run_hash
 from search.errors import SearchError
 from search.progress.table import summary
+from search.report.read import read
 from search.run import worker
 from search.run.study import run_search
 from search.store import lease
@@ -70,6 +71,9 @@ def test_a_search_in_a_database_is_the_search_in_a_folder(tmp_path, server):
     ]
     assert tables[0] == tables[1]
     assert (tmp_path / "database" / "best" / "best.ckpt").exists()
+    known = [read(tmp_path / name).proposals for name in ("folder", "database")]
+    assert known[0] == known[1]
+    assert len(known[0]) == 5
 
 
 @needs_server
