@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from composer.language.schema.search import SearchConfig
 from search.compare.choosing import Basis, Choice, choose, knee
@@ -24,6 +24,7 @@ from search.trainer import Step
 Event: TypeAlias = Literal[
     "begin", "proposed", "started", "taken_over", "progress", "rung", "ended", "note", "end"
 ]
+Follower = TypeVar("Follower", Spending, Durations, Pareto)
 
 
 @dataclass
@@ -72,9 +73,7 @@ class State:
     left_by: str = ""
     note: str = ""
     local: dict[int, Activity] = field(default_factory=dict)
-    _following: tuple[Ledger, Spending, Durations, Pareto] | None = field(
-        default=None, init=False, repr=False
-    )
+    _following: tuple[Ledger | None, dict[type, Any]] = field(default=(None, {}), init=False, repr=False)
 
     def is_baseline(self, record: Record) -> bool:
         """Whether a record, or the one that a final retrains, is a baseline: now, or when it began."""
@@ -108,7 +107,7 @@ class State:
     def front(self, kind: Literal["trial", "baseline"] | None = None) -> list[Record]:
         """Return the Pareto front of all trained in full, the best in the primary objective first."""
         if kind is None:
-            return self._followers()[2].records()
+            return self._followed(Pareto, lambda: Pareto(self.goals, self.ledger.every())).records()
         values = {
             identity: found
             for identity, found in self.finished().items()
@@ -157,17 +156,19 @@ class State:
 
     def spending(self) -> Spending:
         """Return what has been spent, kept up to date as records change."""
-        return self._followers()[0]
+        return self._followed(Spending, lambda: Spending(self.ledger.every()))
 
-    def _followers(self) -> tuple[Spending, Durations, Pareto]:
-        """Return what is kept up to date as records change."""
-        if self._following is None or self._following[0] is not self.ledger:
-            records = self.ledger.every()
-            found = Spending(records), Durations(records), Pareto(self.goals, records)
-            for each in found:
-                self.ledger.digest.follow(each.update)
-            self._following = self.ledger, *found
-        return self._following[1:]
+    def _followed(self, kind: type[Follower], make: Callable[[], Follower]) -> Follower:
+        """Return what is kept up to date as records change, from the first time that it is asked for."""
+        if self._following[0] is not self.ledger:
+            self._following = self.ledger, {}
+        known = self._following[1]
+        if kind not in known:
+            known[kind] = made = make()
+            self.ledger.digest.follow(made.update)
+        found = known[kind]
+        assert isinstance(found, kind)
+        return found
 
     def spent(self) -> float:
         """Return the seconds spent training so far, over all starts and workers."""
@@ -213,7 +214,7 @@ class State:
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds that one worker needs for all remaining runs, from the mean so far."""
-        durations = self._followers()[1]
+        durations = self._followed(Durations, lambda: Durations(self.ledger.every()))
         trial = durations.of_trials()
         if trial is None:
             return None

@@ -127,7 +127,8 @@ class _Search(Worker):
     def _next(self) -> _Task | str:
         """Choose the next run (abandoned ones, baselines, then new trials), or return why there is none."""
         self.ledger.refresh()
-        others, opened = self.present(), self._count()
+        opened = self._count()
+        others = self.present({*map(holder, opened), *(record.worker for record in self.ledger.running())})
         left = any(free(record, others) for record in self.ledger.running())
         left = left or any(self._answerable(question, others) for question in opened)
         left = left or any(lacking(self.ledger, self.baselines))
@@ -137,6 +138,8 @@ class _Search(Worker):
         return partial(self._answer, self.questions.ask())
 
     def _next_in_turn(self) -> _Task | str:
+        # what can be read before others have to wait
+        self._count()
         with self.alone():
             others = self.store.others()
             adopt(self.ledger, self.baselines, others)
@@ -217,13 +220,15 @@ class _Search(Worker):
 
     def _claim(self, trial: Trial, found: Candidate) -> Record | None:
         """Claim the candidate's spec, unless it has a record already or no trial is left."""
+        # this reads what others wrote to the study, which takes long
+        came = origin(trial)
         with self.alone():
             record = self.ledger.find(found.identity)
             if record is None:
                 if self.state.trials_left() <= 0:
                     return None
                 assert found.spec is not None
-                more = {"worker": self.me, "whole": tokens(found.spec), "origin": origin(trial)}
+                more = {"worker": self.me, "whole": tokens(found.spec), "origin": came}
                 return self.ledger.claim(found.identity, trial.number, found.params, found.costs, **more)
             if free(record, self.store.others()):
                 self._take(record)

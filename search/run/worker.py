@@ -84,11 +84,15 @@ class Worker:
                 self._lost_since = self._lost_since or time.monotonic()
                 reach_again(self.store, error, self._lost_since, RETRY, POLL, self.note, self.reopened)
 
-    def present(self) -> set[str]:
-        """Return the other live workers as of a moment ago: that much longer, the longer a look takes."""
+    def present(self, named: set[str]) -> set[str]:
+        """Return the other live workers as of a moment ago: that much longer, the longer a look takes.
+
+        Args:
+            named: the workers in question; if one of them was not seen alive, it is looked for now.
+        """
         fresh_until, others = self._present
         began = time.monotonic()
-        if began > fresh_until:
+        if began > fresh_until or not named <= {*others, self.me, ""}:
             others = self.store.others()
             now = time.monotonic()
             self._present = now + min(_LOOK, _SHARE * (now - began)), others

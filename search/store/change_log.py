@@ -19,7 +19,7 @@ class ChangeLog:
     """The file of notes, as one reader and writer of it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._name = path, str(path)
         self._read = 0
         path.touch()
 
@@ -29,7 +29,8 @@ class ChangeLog:
 
     def changed(self) -> list[str]:
         """Return the keys of the records noted since the last call."""
-        with self._path.open("rb") as file:
+        # opened each time, since a network file system may answer a bare stat from its cache
+        with open(self._name, "rb") as file:
             if os.fstat(file.fileno()).st_size == self._read:
                 return []
             file.seek(self._read)
