@@ -14,7 +14,7 @@ from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
 from blocks.primitives.operations import LayerNorm, Norm
 
-_REFERENCE = "blocks.primitives.step_reference"
+_REFERENCE = "blocks.primitives.reference"
 
 
 @dataclass(frozen=True)

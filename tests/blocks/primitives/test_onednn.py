@@ -1,0 +1,95 @@
+"""Products by oneDNN give what torch's own do, also as gradients, and are left where they cannot be used."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import FFN, SEQ, tree
+from torch.utils.flop_counter import FlopCounterMode
+
+from blocks.kernels import onednn
+from composer.testing.models import compiled, make, tokens_for
+
+ONEDNN = torch.backends.mkldnn.is_available()
+pytestmark = pytest.mark.skipif(not ONEDNN, reason="torch is built without oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    """Take oneDNN on every processor and at every size; count its products."""
+    ran = []
+    monkeypatch.setattr(onednn, "faster", lambda: torch.backends.mkldnn.enabled)
+    monkeypatch.setattr(onednn, "LEAST", 1)
+    plain = onednn._product
+    monkeypatch.setattr(onednn, "_product", lambda *given: ran.append(1) or plain(*given))
+    return ran
+
+
+def leaves(*shape, outputs, dtype=torch.float32):
+    draw = torch.Generator().manual_seed(0)
+    shapes = (shape, (outputs, shape[-1]), (outputs,))
+    return [torch.randn(each, generator=draw, dtype=dtype).requires_grad_() for each in shapes]
+
+
+def results(function, x, weight, bias):
+    y = function(x, weight, bias)
+    first = torch.autograd.grad(y.square().sum(), [x, weight, bias], create_graph=True)
+    second = torch.autograd.grad(sum(each.square().sum() for each in first), [x, weight, bias])
+    return [y, *first, *second]
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 70])
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 33, 7), (3, 5, 64)])
+def test_outputs_and_both_derivatives_equal_fp64(shape, outputs, always):
+    given = leaves(*shape, outputs=outputs)
+    exact = results(F.linear, *(each.detach().double().requires_grad_() for each in given))
+    for got, wanted in zip(results(onednn.linear, *given), exact, strict=True):
+        torch.testing.assert_close(got.double(), wanted, rtol=2e-5, atol=2e-5 * wanted.abs().max().item())
+    assert always
+
+
+def test_torch_does_what_it_cannot(always, monkeypatch):
+    x, weight, bias = leaves(2, 8, 16, outputs=4)
+    wide = [each.detach().double() for each in (x, weight, bias)]
+    assert onednn.linear(*wide).dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        assert onednn.linear(x, weight, bias).dtype == torch.bfloat16
+    mapped = torch.func.vmap(lambda row: onednn.linear(row, weight, bias))(x)
+    torch.testing.assert_close(mapped, F.linear(x, weight, bias))
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    onednn.linear(x, weight, bias)
+    assert not always
+
+
+def test_small_products_are_left_to_torch(always, monkeypatch):
+    x, weight, bias = leaves(2, 8, 16, outputs=4)
+    monkeypatch.setattr(onednn, "LEAST", 2 * 8 * 16 * 4 + 1)
+    assert torch.equal(onednn.linear(x, weight, bias), F.linear(x, weight, bias))
+    assert not always
+
+
+def test_flops_are_counted():
+    x, weight, bias = leaves(2, 8, 16, outputs=4)
+    with FlopCounterMode(display=False) as counter:
+        onednn.linear(x, weight, bias).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 16 * 16 * 4
+
+
+def test_the_operator_that_compiled_code_calls_is_one():
+    given = leaves(6, 16, outputs=20)
+    torch.library.opcheck(onednn.product, given)
+    torch.library.opcheck(onednn.product, (*given[:2], None))
+
+
+def test_a_model_trains_by_it(always):
+    spec = make(tree({"s": SEQ, "f": FFN}, {"recur": 2, "step": ["s", "f"]}))
+    found = []
+    for kernels in ("auto", "reference"):
+        one = compiled(spec, kernels)
+        tokens = tokens_for(spec)
+        loss = one.loss(tokens, tokens)
+        loss.backward()
+        found.append([loss, *(each.grad for each in one.parameters())])
+    # attention and feed-forward have two products each at both steps, and there is the head
+    assert len(always) == 3 * (2 * 4 + 1)
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted)
