@@ -76,6 +76,28 @@ def attend_windowed(
     return result
 
 
+def attend_windowed_rotated(
+    query: Tensor,
+    token: Tensor,
+    memory: SlotMemory,
+    angle: Tensor,
+    *,
+    reads: int,
+    window: int | None,
+    stride: int,
+    index: int,
+) -> Tensor:
+    """Do the same with a query that is rotated by `index` times the angle [head_dim / 2]."""
+    memory.reads += 1
+    if not (fits(query) and fits(memory.keys)):
+        return reference.attend_windowed_rotated(
+            query, token, memory, angle, reads=reads, window=window, stride=stride, index=index
+        )
+    part, by = reference.slots_read(reads, window, stride), step_rotation(angle, index)
+    result: Tensor = _Attend.apply(query, token, memory, part, by)  # type: ignore[no-untyped-call]
+    return result
+
+
 def attend_rotated(
     query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
 ) -> Tensor:

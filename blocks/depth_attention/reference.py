@@ -66,6 +66,22 @@ def attend_rotated(
     return attend(rotate_step(query, angle, index), token, memory, reads)
 
 
+def attend_windowed_rotated(
+    query: Tensor,
+    token: Tensor,
+    memory: SlotMemory,
+    angle: Tensor,
+    *,
+    reads: int,
+    window: int | None,
+    stride: int,
+    index: int,
+) -> Tensor:
+    """Do what `attend_windowed` does, with a query that is first rotated."""
+    turned = rotate_step(query, angle, index)
+    return attend_windowed(turned, token, memory, reads=reads, window=window, stride=stride)
+
+
 def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Return `attend` by autograd, from keys and values [slots, batch, sequence, kv_heads, head_dim]."""
     grouped, keys, values = _grouped(query, keys, values)

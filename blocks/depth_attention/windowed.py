@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blocks.depth_attention.operations import Attend, unfit
+from blocks.depth_attention.operations import Attend, RotaryAttend, unfit
 from blocks.ir.costs import CostContext
 from blocks.ir.kernel import Kernel, Target
+from blocks.ir.operation import Operation
 from blocks.ir.tensor_type import Shape
 from blocks.ir.windowed_mean import windowed_mean
 from blocks.primitives.fused_operations import as_plain
+from blocks.primitives.operations import RotateStep
 
 
 def _unfit(operation: WindowedAttend, target: Target) -> str:
@@ -44,6 +46,14 @@ class WindowedAttend(Attend):
         ),
     )
 
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Fuse the rotary embedding of the query, where the kernel can run the rest."""
+        if position or shared or self.biased or not isinstance(producer, RotateStep):
+            return None
+        sizes = self.heads, self.kv_heads, self.head_dim, self.span, self.reads
+        window, stride = self.window, self.stride
+        return RotaryWindowedAttend(*sizes, index=producer.index, window=window, stride=stride)
+
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [heads] if there is a bias."""
         return ((self.heads,),) if self.biased else ()
@@ -54,3 +64,26 @@ class WindowedAttend(Attend):
     def slots(self, at: CostContext) -> float:
         """Return how many slots an execution reads, in the mean."""
         return windowed_mean(self.reads, at.trips, self.window, self.stride)
+
+
+@dataclass(frozen=True)
+class RotaryWindowedAttend(WindowedAttend, RotaryAttend):
+    """`WindowedAttend` without a bias that rotates the queries: (q, token, slots, angles) -> y."""
+
+    kernels = (
+        replace(
+            RotaryAttend.kernels[0],
+            name="triton_attend_windowed_rotated",
+            function="blocks.depth_attention.fused:attend_windowed_rotated",
+        ),
+        Kernel(
+            "slot_attend_windowed_rotated",
+            "blocks.depth_attention.reference:attend_windowed_rotated",
+            "queries turned, then elementwise over the slots that are read",
+            specialize=as_plain,
+        ),
+    )
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Nothing else is fused."""
+        return None

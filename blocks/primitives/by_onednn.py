@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from blocks.kernels.onednn import linear
-from blocks.primitives.reference import alignment, parted
+from blocks.primitives import reference
 
 
 def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
@@ -24,11 +24,11 @@ def project_biased(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Return one output per shape, computed by one product with the joined weight."""
-    return parted(linear(x.flatten(2), weight), shapes, alignment(weight))
+    return reference.parted(linear(x.flatten(2), weight), shapes, reference.alignment(weight))
 
 
 def project_biased_joined(
     x: Tensor, weight: Tensor, bias: Tensor, shapes: Sequence[Sequence[int]]
 ) -> tuple[Tensor, ...]:
     """Return the same plus the joined bias."""
-    return parted(linear(x.flatten(2), weight, bias), shapes, alignment(weight))
+    return reference.parted(linear(x.flatten(2), weight, bias), shapes, reference.alignment(weight))

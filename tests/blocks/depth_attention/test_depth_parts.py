@@ -126,7 +126,32 @@ def test_the_kernel_reads_some_slots_and_steps_aside_for_a_bias(fields, reason):
         assert choice.kernel.name == "slot_attend_windowed"
         assert choice.why.endswith(f"not triton_attend_windowed: {reason}")
     else:
-        assert choice.kernel.name == "triton_attend_windowed"
+        assert choice.kernel.name == "triton_attend_windowed_rotated"
+
+
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 1), (None, 2), (4, 3)])
+def test_queries_that_the_kernel_rotates_give_what_rotated_ones_do(where, window, stride):
+    fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
+    sizes, found = (1, 3, 4, 2, 8, 5), []
+    for module, dtype in ((fused, torch.float32), (reference, torch.float64)):
+        device = where if module is fused else "cpu"
+        angle = torch.linspace(0.1, 1, 4, dtype=torch.float32, device=device)
+        angle = angle if module is fused else angle.double()
+
+        def append(key, value, token, memory, slot, angle=angle, module=module):
+            return module.append_rotated(key, value, token, memory, angle, slot, slot)
+
+        def attend(query, token, memory, reads, angle=angle, module=module):
+            if reads == 5:
+                return module.attend_rotated(query, token, memory, angle, reads, reads)
+            given = {"reads": reads, "window": window, "stride": stride, "index": reads}
+            return module.attend_windowed_rotated(query, token, memory, angle, **given)
+
+        leaves = weights(sizes, dtype, device)
+        y = run(SimpleNamespace(append=append, attend=attend), sizes, leaves)
+        found.append([y.detach().cpu(), *(each.cpu() for each in torch.autograd.grad(probe(y), leaves))])
+    # five steps grow what fp32 rounds
+    assert all(far(got, wanted) < 1e-4 for got, wanted in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 1), (None, 2), (4, 3)])
