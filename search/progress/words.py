@@ -52,8 +52,12 @@ def _again(record: Record) -> str:
 
 
 def value_text(name: str, value: float) -> str:
-    """Format a value of a metric or a cost."""
-    return amount(name, value) if name in MEASURES else f"{value:.4g}"
+    """Format a value of a metric or a cost: four digits, or as many as tell an accuracy from 1."""
+    if name in MEASURES:
+        return amount(name, value)
+    if 0.999 < value < 1:
+        return f"{value:.{min(6, -math.floor(math.log10(1 - value)))}f}"
+    return f"{value:.4g}"
 
 
 def mean_text(name: str, mean: float, spread: float | None) -> str:

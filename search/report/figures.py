@@ -9,7 +9,19 @@ from itertools import pairwise
 
 from composer.costs.base.units import count_text
 from composer.language.schema.search import FlopRungs
-from composer.page.chart import Chart, Scale, Span, label, n, name_width, path, scale, spread, width_of
+from composer.page.chart import (
+    Chart,
+    Scale,
+    Span,
+    accuracy_scale,
+    label,
+    n,
+    name_width,
+    path,
+    scale,
+    spread,
+    width_of,
+)
 from search.progress.verdict import Result
 from search.progress.words import named, shorts, value_text
 from search.report import facts
@@ -48,7 +60,8 @@ def front(source: Source, against: str) -> Chart:
     ys = [*(y for *_, y in points), *(y for _, high, _ in bars for y in high)]
     wide = bool(xs) and min(xs) > 0 and max(xs) > 5 * min(xs)
     across = scale(xs, _LEFT, WIDTH - _RIGHT, wide)
-    up = scale(ys, chart.height - _BELOW, _TOP)
+    upwards = accuracy_scale if goals.directions[0] == "maximize" else scale
+    up = upwards(ys, chart.height - _BELOW, _TOP)
     chart.below(across, up.start, _TOP, partial(value_text, against), _axis(source, against))
     chart.beside(up, _LEFT, WIDTH - _RIGHT, partial(value_text, first), _axis(source, first))
     best = source.front

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from composer.page.chart import scale, spread
+from composer.page.chart import ErrorScale, accuracy_scale, scale, spread
 from search.report.stats import FEWEST, agreement, effects
 
 
@@ -80,3 +80,17 @@ def test_scales_hold_their_values_and_ticks_are_round():
     assert scale([5], 0, 1)(5) == pytest.approx(0.5)
     assert spread([10, 11, 12], 5, 0, 100) == [10, 15, 20]
     assert spread([98, 99], 5, 0, 100) == [95, 100]
+
+
+def test_accuracies_near_one_stand_apart_and_one_itself_has_a_place():
+    up = accuracy_scale([0.8, 0.99, 0.999, 1.0], 300, 0)
+    assert isinstance(up, ErrorScale)
+    places = [up(value) for value in (0.8, 0.99, 0.999, 1.0, 1.01)]
+    assert places == sorted(places, reverse=True)
+    assert 0 <= places[-1] == places[-2] < places[2] - 20
+    assert {0.9, 0.99, 0.999} <= {round(tick, 6) for tick in up.ticks()}
+
+
+@pytest.mark.parametrize("values", [[0.2, 0.5], [0.99, 0.991], [-3.0, 0.99999], [1.0], [4.0, 0.99, 0.1]])
+def test_other_values_have_a_linear_scale(values):
+    assert accuracy_scale(values, 0, 10) == scale(values, 0, 10)
