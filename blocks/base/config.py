@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from blocks.base.sublayer import INPUT, View
+from blocks.base.sublayer import INPUT, Use, View
 
 if TYPE_CHECKING:
     from blocks.base.builder import Builder
@@ -101,6 +101,14 @@ class BlockConfig(Config):
     def source_problems(self, field: str, source: BlockConfig, width: int) -> Iterator[Problem]:
         """Yield the reasons why it cannot read the values of the block `source`, which `field` names."""
         yield from ()
+
+    def unread(self, uses: Sequence[Use]) -> Iterator[Problem]:
+        """Yield the fields without effect at all its uses, such as reads of other steps where none are."""
+        yield from ()
+
+    def mixes_tokens(self) -> bool:
+        """Whether its output for a token may depend on other tokens of the sequence."""
+        return True
 
     def shares_step(self) -> bool:
         """Whether several uses in one step write slots of the same index and must run at the same steps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count
 from blocks.base.invalid import independent
-from blocks.base.sublayer import View
+from blocks.base.sublayer import Use, View, depth_scope
 from blocks.ir.operation import Init, Value, Weight
 from blocks.kernels.slots import Reach
 
@@ -97,6 +97,23 @@ class DepthAttention(AttentionConfig):
             yield Problem("rotary", "false, since keys are shared", True, hint)
         if self.input:
             yield Problem("input", "false, since sequence attention has no keys of the input", True)
+
+    def unread(self, uses: Sequence[Use]) -> Iterator[Problem]:
+        """Refuse a wider scope that has no more steps."""
+        stages = {use[0].number for use in uses}
+        nested = any(len(depth_scope(use)) > 1 for use in uses)
+        # the input of the first stage is that of the model
+        wider = nested or (
+            self.depth_scope == "model" and (len(stages) > 1 or (self.input and stages != {0}))
+        )
+        if self.depth_scope != "recur" and not wider:
+            where = "stage" if self.depth_scope == "stage" else "only stage with the block"
+            expected = f"recur, since the {where} is in no other and holds no recur: both read the same steps"
+            yield Problem("depth_scope", expected, self.depth_scope)
+
+    def mixes_tokens(self) -> bool:
+        """Each token sees its own steps alone."""
+        return False
 
     def views(self) -> frozenset[View]:
         """Return those that are projected."""

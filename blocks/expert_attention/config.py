@@ -92,6 +92,10 @@ class ExpertAttention(BlockConfig):
             return "experts select among all tokens of a sequence"
         return "" if self.capacity is None else "tokens of all documents use up capacity"
 
+    def mixes_tokens(self) -> bool:
+        """Only expert choice and capacity let tokens interact."""
+        return bool(self.crosses_documents())
+
     def needs_all_tokens(self) -> str:
         """Experts run on any set of tokens."""
         return ""
@@ -113,7 +117,7 @@ class ExpertAttention(BlockConfig):
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check the number of experts, the rotation, and options that exclude each other."""
-        yield from independent(self._number(), self._code(width), self._chosen())
+        yield from independent(self._number(), self._code(width), self._chosen(), self._balanced())
 
     def _number(self) -> Iterator[Problem]:
         if self.active > self.experts:
@@ -137,6 +141,19 @@ class ExpertAttention(BlockConfig):
         if self.balance_rate != type(self).model_fields["balance_rate"].default:
             why = "none with routing: expert_choice, where loads are equal"
             yield Problem("balance_rate", why, self.balance_rate)
+
+    def _balanced(self) -> Iterator[Problem]:
+        """Refuse to balance loads that cannot differ."""
+        if self.active != self.experts or self.routing == "expert_choice":
+            return
+        usual = type(self).model_fields["balance_rate"].default
+        why = "where every token uses " + (
+            "the only expert" if self.experts == 1 else f"all {self.experts} experts"
+        )
+        if self.balance_rate not in (0, usual):
+            yield Problem("balance_rate", f"none {why}", self.balance_rate)
+        if self.balance_loss:
+            yield Problem("balance_loss", f"0 {why}", self.balance_loss)
 
     def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe the experts, their sizes and the step code."""

@@ -60,6 +60,10 @@ class FeedForward(BlockConfig):
         """Each token goes through alone."""
         return ""
 
+    def mixes_tokens(self) -> bool:
+        """Each token goes through alone."""
+        return False
+
     def needs_all_tokens(self) -> str:
         """Each token goes through alone."""
         return ""

@@ -61,6 +61,10 @@ class ProductKeyExperts(BlockConfig):
         """Each token goes through alone."""
         return ""
 
+    def mixes_tokens(self) -> bool:
+        """Each token goes through alone."""
+        return False
+
     def needs_all_tokens(self) -> str:
         """Each token goes through alone."""
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import floor
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from blocks.base.builder import Builder
 from blocks.base.config import Config, Problem
 from blocks.base.fields import LARGEST, Count, Fraction, Natural, Positive, Width
 from blocks.base.invalid import independent
+from blocks.base.sublayer import Use, most_runs
 from blocks.ir.numbers import label
 from blocks.ir.operation import Value
 from blocks.ir.steps import Steps
@@ -99,6 +100,14 @@ class SequenceAttention(AttentionConfig):
     def shares_step(self) -> bool:
         """Whether it attends to earlier steps."""
         return self.depth == "joint" or self.steps == "all"
+
+    def unread(self, uses: Sequence[Use]) -> Iterator[Problem]:
+        """Refuse to read other steps where none are."""
+        if self.shares_step() and most_runs(uses) == 1:
+            field, alone = ("depth", "none") if self.depth == "joint" else ("steps", "own")
+            hint = "a stage with recur: 2 or more has earlier steps"
+            expected = f"{alone} where the block runs once, so has no earlier steps"
+            yield Problem(field, expected, getattr(self, field), hint)
 
     def needs_all_tokens(self) -> str:
         """Masks and slots cover whole sequences; without them any ordered selection works."""

@@ -238,7 +238,8 @@ def train(context):
     """Draw a `train` section with sequences of the context."""
     given = {
         "data": st.one_of(task(kind, context) for kind in data_tasks().values()),
-        "tokens": st.integers(1, 10**9),
+        # enough for a decay of steps that can have a shape
+        "tokens": st.integers(20_000, 10**9),
         "batch_tokens": st.integers(64, 4096),
         "accumulate": st.just(1),
         "devices": st.sampled_from(["auto", 1]),
@@ -343,6 +344,10 @@ def allowed(tree):
                 first, *rest = fault.path.split(".")
                 if first == "train":  # which is a key of `recur` as well
                     tree = {**tree, first: without(tree[first], rest)}
+                elif first == "blocks":
+                    name, field = rest
+                    kept = {key: each for key, each in tree["blocks"][name].items() if key != field}
+                    tree = {**tree, "blocks": {**tree["blocks"], name: kept}}
                 else:
                     tree = without(tree, [first, *rest])
                 if fault.path == "stages":  # where it is not known which entry cannot be skipped

@@ -198,9 +198,9 @@ def cases() -> list[tuple[str, tuple[Any, ...], str, Any]]:
         found += [(config.__name__, path, key, value) for key, value in those.items()]
     capped = {"step_time": {"device": "h100", "hard": "1s"}}
     found += [("Caps", ("caps",), key, capped.get(key, 10**16)) for key in spec.Caps.model_fields]
+    found.append(("Schedule", ("train", "schedule"), "shape", "sqrt"))
     schedule = {"warmup": ("stable", 0.7), "stable": ("decay", 0.15), "decay": ("warmup", 0.1)}
     assert schedule.keys() | {"shape"} == spec.Schedule.model_fields.keys()
-    found.append(("Schedule", ("train", "schedule"), "shape", "sqrt"))
     for key, (other, share) in schedule.items():
         values = {"warmup": 0.05, "stable": 0.75, "decay": 0.2, other: share}
         values[key] = round(1 - sum(values[name] for name in values if name != key), 6)
@@ -221,8 +221,8 @@ def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spe
     if key == "type":
         where.clear()
         where.update(BASE["blocks"][value])
-    where |= {"rotary": False} if key == "kv_from" else {}
     # options that need another
+    where |= {"rotary": False} if key == "kv_from" else {}
     after["model"] |= {"loss": {"exit": 1.0}} if key == "exit" else {}
     for tree in (before, after):
         if value == {"exit": 0.5}:
@@ -231,8 +231,8 @@ def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spe
         if key == "kv_for":
             tree["blocks"]["sequence_attention"]["depth"] = "joint"
             tree["stages"][0]["step"] = [*tree["blocks"]]
-        if key in ("start", "backprop"):
-            tree["stages"][0]["inject"] = "add"
+        tree["stages"] += [{"stack": 1, "step": ["depth_attention"]}] if key == "depth_scope" else []
+        tree["stages"][0] |= {"inject": "add"} if key in ("start", "backprop") else {}
         if key == "route":
             tree["stages"][0]["step"] = ["feed_forward"]
             tree["blocks"] = {"feed_forward": tree["blocks"]["feed_forward"]}
@@ -256,10 +256,10 @@ def test_the_change_of_any_field_is_told_by_its_name(
 
 def test_every_section_of_a_spec_is_compared() -> None:
     assert set(Spec.model_fields) == {"schema_", "name", "model", "blocks", "stages", "caps", "train"}
-    named = loads(json.dumps({**BASE, "name": "other"}))
-    assert [str(each) for each in differences(loads(json.dumps(BASE)), named)] == ["name: base -> other"]
+    base, named = loads(json.dumps(BASE)), loads(json.dumps({**BASE, "name": "other"}))
+    assert [str(each) for each in differences(base, named)] == ["name: base -> other"]
     untrained = loads(json.dumps({key: value for key, value in BASE.items() if key != "train"}))
-    assert [str(each) for each in differences(loads(json.dumps(BASE)), untrained)] == ["train removed"]
+    assert [str(each) for each in differences(base, untrained)] == ["train removed"]
 
 
 @samples(60)

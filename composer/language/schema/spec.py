@@ -208,7 +208,7 @@ class Schedule(Config):
     """Share of the optimizer steps in which the rate falls to 0."""
     shape: Literal["linear", "sqrt", "cosine"] = "linear"
     """How the rate falls: in a line, as 1 - sqrt(share of the decay) (arXiv 2405.18392), or half a cosine.
-    Linear where `decay` is 0."""
+    Linear where `decay` is less than two optimizer steps."""
 
     @model_validator(mode="after")
     def _whole(self) -> Schedule:
@@ -310,6 +310,11 @@ class Train(Wired):
     def steps(self) -> int:
         """Optimizer steps of the run."""
         return -(-self.tokens // self.tokens_per_step)
+
+    @property
+    def decay_steps(self) -> int:
+        """Optimizer steps of the schedule's decay; the first of them still has the whole rate."""
+        return round(self.schedule.decay * self.steps)
 
 
 class Spec(Config):

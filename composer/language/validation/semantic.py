@@ -16,14 +16,15 @@ from blocks.base.invalid import Unknown, independent
 from blocks.base.wiring import WiringConfig
 from blocks.ir.numbers import largest
 from blocks.wiring.documents import Documents
-from blocks.wiring.optimizer import OptimizerChoice
 from composer.data.base.config import DataConfig
 from composer.data.base.errors import DataError
 from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer, stage_options
-from composer.language.schema.spec import Model, Parallel, Schedule, Spec, Stage, Train, used
+from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train, used
 from composer.language.schema.steps import MOST_STEPS, all_stages, combinations, path_of, trained_numbers
+from composer.language.validation.train_checks import train_faults
 from composer.language.validation.uneven_steps import uneven_steps
+from composer.language.validation.unread_fields import unread_fields
 from composer.language.validation.wiring_checks import wiring_problems
 from composer.measures.limits import MemoryLimits
 from composer.measures.registry import MEASURES
@@ -266,7 +267,10 @@ def _runs_first(source: str, reader: str, stage: Stage) -> bool:
 
 
 def _wiring(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
-    for path, problems in wiring_problems(parts.model, parts.stages, parts.blocks):
+    for path, problems in (
+        *wiring_problems(parts.model, parts.stages, parts.blocks),
+        *unread_fields(parts.model, parts.stages, parts.blocks),
+    ):
         yield _problems(problems, path, tree)
 
 
@@ -275,7 +279,7 @@ def _train(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     if train is not None:
         if isinstance(train.data, DataConfig):
             yield _problems(train.data.problems(parts.model), ("train", "data"), tree)
-        yield from (_batches(train, tree), _optimizer(train, tree), _schedule(train, tree))
+        yield from train_faults(train, tree)
 
 
 def _documents(parts: Parts, tree: Node) -> Iterator[Fault]:
@@ -296,32 +300,6 @@ def _documents(parts: Parts, tree: Node) -> Iterator[Fault]:
         found = "no token" if end is None else f"token {end}"
         hint = f"task {parts.train.data.task} has {found} between documents"
         yield fault_at(tree, path, expected, shown(option.plain()), hint)
-
-
-def _batches(train: Train, tree: Node) -> Iterator[Fault]:
-    if train.batch_sequences < 1:
-        expected = f"room for a sequence of {train.length} tokens"
-        yield fault_at(tree, ("train", "batch_tokens"), expected, shown(train.batch_tokens))
-    elif train.batch_sequences % train.accumulate:
-        expected = f"a divisor of the {train.batch_sequences} sequences of a batch"
-        yield fault_at(tree, ("train", "accumulate"), expected, shown(train.accumulate))
-    elif train.devices != "auto" and train.batch_sequences // train.accumulate % train.devices:
-        expected = f"a divisor of the {train.batch_sequences // train.accumulate} sequences of a micro-batch"
-        yield fault_at(tree, ("train", "devices"), expected, shown(train.devices))
-
-
-def _optimizer(train: Train, tree: Node) -> Iterator[Fault]:
-    option = train.option(OptimizerChoice)
-    if train.strategy == "fsdp" and not option.takes_shards:
-        expected = "one that can update parts of a weight, since strategy is fsdp"
-        yield fault_at(tree, ("train", option.key), expected, option.name)
-
-
-def _schedule(train: Train, tree: Node) -> Iterator[Fault]:
-    usual, shape = Schedule.model_fields["shape"].default, train.schedule.shape
-    if train.schedule.decay == 0 and shape != usual:
-        expected = f"{usual}, since decay is 0"
-        yield fault_at(tree, ("train", "schedule", "shape"), expected, shape)
 
 
 def _caps(caps: Caps, tree: Node) -> Iterator[Iterator[Fault]]:

@@ -35,7 +35,7 @@ def warmup_steps(train: Train) -> int:
 
 def decay_start(train: Train) -> int:
     """Return the number of optimizer steps before the decay."""
-    return train.steps - round(train.schedule.decay * train.steps)
+    return train.steps - train.decay_steps
 
 
 def warmup_stable_decay(optimizer: Optimizer, train: Train) -> LambdaLR:

@@ -64,15 +64,16 @@ def trees():
     for owner in ("stage", "model"):
         for key, value in options_with_fields(owner):
             if key == "documents":
-                yield apart(block)
+                yield apart()
                 continue
             given = {"stage": {"recur": 2, "step": [block]}, "model": BASE["model"]}
             given[owner] = {**given[owner], key: value}
             yield completed({**small, "stages": [given["stage"]], "model": given["model"]})
 
 
-def apart(block):
-    """Documents are apart at the token between them, which texts have."""
+def apart():
+    """Documents are apart at the token between them, which texts have, where a block reads other tokens."""
+    block = "sequence_attention"
     stages = [{"recur": 2, "step": [block]}]
     model = {**BASE["model"], "documents": {"apart": 255}}
     data = {"task": "text", "length": 32, "path": "text"}
