@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, TypeAlias
+
+from blocks.ir.numbers import largest
 
 View: TypeAlias = Literal["input", "q", "k", "v"]
 """`input`: the input of a block; `q`, `k`, `v`: the input of an attention block's projections."""
@@ -56,9 +58,9 @@ def depth_scope(use: Use) -> Use:
 
 def most_runs(uses: Iterable[Use]) -> int:
     """Return how often the uses of a block run together in one depth scope, at most."""
-    found: Counter[tuple[int, ...]] = Counter()
+    found: dict[tuple[int, ...], int] = defaultdict(int)
     for use in uses:
         scope = depth_scope(use)
         place = tuple(stage.number for stage in scope)
         found[place] += prod(stage.runs for stage in use[len(scope) - 1 :])
-    return max(found.values(), default=0)
+    return largest(*found.values())

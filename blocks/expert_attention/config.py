@@ -144,10 +144,11 @@ class ExpertAttention(BlockConfig):
 
     def _balanced(self) -> Iterator[Problem]:
         """Refuse to balance loads that cannot differ."""
-        if self.active != self.experts or self.routing == "expert_choice":
-            return
         usual = type(self).model_fields["balance_rate"].default
-        why = "where every token uses " + (
+        balanced = bool(self.balance_loss) or self.balance_rate not in (0, usual)
+        if self.routing == "expert_choice" or not balanced or self.active < self.experts:
+            return
+        why = "where each token uses " + (
             "the only expert" if self.experts == 1 else f"all {self.experts} experts"
         )
         if self.balance_rate not in (0, usual):

@@ -48,7 +48,9 @@ def _uses(name: str, stage: Stage, number: int, around: Use = ()) -> Iterator[Us
 def _runs(stage: Stage, entry: Sublayer | Stage) -> int:
     """Return at how many steps of its stage an entry runs, at most."""
     at = None if isinstance(entry, str) else entry.at
-    return largest(*(len(runs_at(at, trips)) for trips in (stage.trips, *trained_numbers(stage))))
+    trips = (stage.trips, *trained_numbers(stage))
+    # a range would not do for a number that costs are traced through
+    return largest(*(trips if at is None else (len(runs_at(at, each)) for each in trips)))
 
 
 def _apart(model: Model, stages: Sequence[Stage], blocks: Mapping[str, BlockConfig]) -> Iterator[Problem]:
