@@ -66,6 +66,7 @@ def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Itera
     for key, option in _valid(given).items():
         if (outer := around.model.get(key)) is not None:
             yield (*path, key), _beside_spanning(option, outer)
+            yield (*path, key), _beside_stages_alone(option, outer, stage)
     for i, entry in enumerate(stage.step):
         here = (*path, "step", i)
         if isinstance(entry, BlockUse | Parallel | Stage):
@@ -96,6 +97,14 @@ def _beside_spanning(option: WiringConfig, outer: WiringConfig) -> Iterator[Prob
     if outer.spans_stages() and option != outer:
         expected = f"{outer.name}, as on the model, where it spans all stages"
         yield Problem("", expected, option.plain(defaults=False))
+
+
+def _beside_stages_alone(option: WiringConfig, outer: WiringConfig, stage: Stage) -> Iterator[Problem]:
+    """Refuse an option of sublayers in a stage that has none of its own."""
+    alone = all(isinstance(entry, Stage) for entry in stage.step)
+    if alone and option != outer and option.key in shared_keys() and not acts_on_stage(option):
+        expected = f"no {option.key} where a step holds stages alone, which take theirs from the model"
+        yield Problem("", expected, option.plain(defaults=False), "give it to the stages inside")
 
 
 def _below(path: Path, key: str) -> Path:

@@ -10,6 +10,8 @@ import pytest
 from composer.language.load import loads, read_text
 from composer.language.space import InvalidPoint, Space
 from composer.settings.errors import SpecError
+from composer.testing.examples import stands, wiring_examples
+from composer.testing.wiring import program
 
 BLOCKS: dict[str, dict[str, Any]] = {
     "s": {"type": "sequence_attention", "heads": 2},
@@ -60,11 +62,18 @@ REFUSED = {
         "model.documents",
         spec([{"recur": 2, "step": ["d", "e", "f"]}], APART),
     ),
+    "a norm of stages alone": (
+        "stages.0.norm",
+        spec([{"recur": 3, "norm": "sandwich", "step": [{"stack": 2, "step": ["s", "f"]}]}]),
+    ),
     "a shape of no step": ("train.schedule.shape", spec(FLAT, train=decay("cosine", 320))),
     "a shape of one step": ("train.schedule.shape", spec(FLAT, train=decay("sqrt", 800))),
 }
 NESTED = [{"stack": 2, "step": ["s", {"recur": 2, "step": ["d"]}]}]
 ACCEPTED = {
+    "the model's norm at stages alone": spec(
+        [{"recur": 3, "norm": "post", "step": [{"stack": 2, "step": ["s", "f"]}]}], {"norm": "post"}
+    ),
     "a stage's scope around a loop": spec(NESTED, d={"depth_scope": "stage"}),
     "the model's scope of two stages": spec(FLAT * 2, d={"depth_scope": "model"}),
     "the model's input beside a stage": spec(
@@ -85,6 +94,16 @@ ACCEPTED = {
     "a shape of two steps": spec(FLAT, train=decay("sqrt", 1600)),
     "the usual shape of no step": spec(FLAT, train=decay("linear", 320)),
 }
+
+
+@pytest.mark.parametrize("key", ["norm", "residual"])
+def test_an_option_of_a_stage_that_holds_stages_alone_is_refused_or_acts(key: str) -> None:
+    nested = {"recur": 3, "step": [{"stack": 2, "step": ["s", "f"]}]}
+    plain = json.dumps(spec([nested]))
+    for value in wiring_examples("stage")[key][1:]:
+        other = json.dumps(spec([{**nested, key: value}]))
+        if stands(json.loads(other)):
+            assert program(other) != program(plain), value
 
 
 @pytest.mark.parametrize("case", REFUSED)
