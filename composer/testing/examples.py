@@ -114,11 +114,18 @@ def _refused(config: type[BlockConfig], plain: Plain) -> bool:
 
 
 def tree(plain: Plain, context: int = 8) -> Plain:
-    """Return the plain data of a model of this block alone, at three steps."""
-    return {
+    """Return the plain data of a model of this block alone, at three steps.
+
+    What reads steps of other loops is in a loop of two steps in each of two layers.
+    """
+    found = {
         "schema": 1,
         "name": "t",
         "model": {"width": WIDTH, "vocab": 13, "context": context},
         "blocks": {"b": plain},
         "stages": [{"recur": 3, "step": ["b"]}],
     }
+    if stands(found):
+        return found
+    nested = {**found, "stages": [{"stack": 2, "step": [{"recur": 2, "step": ["b"]}]}]}
+    return nested if stands(nested) else found
