@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from composer.language.schema.spec import Spec
 
-OLDEST = "4.55"
-"""The first release of transformers that exported models work with: earlier ones index the cache."""
+OLDEST = "4.55.4"
+"""The first release of transformers that exported models were tested with; earlier ones index the cache."""
 
 _CARD = """---
 library_name: transformers

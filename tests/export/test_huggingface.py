@@ -187,9 +187,9 @@ def test_releases_that_are_too_old_are_refused_when_the_model_is_loaded(tmp_path
     model = composer.compile(make(tree({"seq": SEQ}, {"recur": 2, "step": ["seq"]})))
     write_huggingface(model, tmp_path / "old")
     monkeypatch.setattr(transformers, "__version__", "4.51.3")
-    with pytest.raises(ImportError, match=r"needs transformers 4\.55 or later, got 4\.51\.3"):
+    with pytest.raises(ImportError, match=r"needs transformers 4\.55\.4 or later, got 4\.51\.3"):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "old", trust_remote_code=True)
-    assert "transformers 4.55 or later" in (tmp_path / "old" / "README.md").read_text()
+    assert "transformers 4.55.4 or later" in (tmp_path / "old" / "README.md").read_text()
 
 
 def test_what_does_not_run_token_by_token_is_exported_without_a_cache(tmp_path, monkeypatch, transformers):
