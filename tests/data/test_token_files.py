@@ -12,6 +12,7 @@ import os
 
 import numpy as np
 import pytest
+import zstandard
 
 from composer.data.base.errors import DataError
 from composer.data.building.base.source import Options
@@ -47,8 +48,11 @@ def packed_litgpt(folder, dtype="<u2", code=8, size=500):
     return folder
 
 
-def litdata(folder, kind="no_header_tensor:16", dtype="<i4", tree=False, old=False):
-    """Chunks of 100 items; with `tree` as PyTreeLoader has them, each after its size in bytes."""
+def litdata(folder, kind="no_header_tensor:16", dtype="<i4", tree=False, old=False, packed=None):
+    """Chunks of 100 items; with `tree` as PyTreeLoader has them, each after its size in bytes.
+
+    `packed` is the compression of whole chunks.
+    """
     folder.mkdir()
     chunks = []
     for number, low in enumerate(range(0, 300, 100)):
@@ -56,12 +60,13 @@ def litdata(folder, kind="no_header_tensor:16", dtype="<i4", tree=False, old=Fal
         items = [np.uint32(len(item)).tobytes() + item if tree else item for item in raw]
         places = np.cumsum([0, *map(len, items)]) + 4 + 4 * (len(items) + 1)
         content = np.uint32(len(items)).tobytes() + places.astype("<u4").tobytes() + b"".join(items)
-        (folder / f"chunk-0-{number}.bin").write_bytes(content)
+        name = f"chunk-0-{number}.{packed}.bin" if packed else f"chunk-0-{number}.bin"
+        (folder / name).write_bytes(zstandard.compress(content) if packed else content)
         dim = None if tree else sum(map(len, RAW[low : low + 100]))
-        named = {"chunk_bytes": len(content), "chunk_size": 100, "filename": f"chunk-0-{number}.bin"}
+        named = {"chunk_bytes": len(content), "chunk_size": 100, "filename": name}
         chunks.append({**named, "dim": dim})
     loader = {} if old else {"item_loader": "PyTreeLoader" if tree else "TokensLoader"}
-    config = {"compression": None, "data_format": [kind], "encryption": None, **loader}
+    config = {"compression": packed, "data_format": [kind], "encryption": None, **loader}
     (folder / "index.json").write_text(json.dumps({"chunks": chunks, "config": config}, sort_keys=True))
     return folder
 
@@ -93,6 +98,8 @@ IMPORTS = {
     "litdata, older": (lambda d: litdata(d / "made", old=True), "litgpt", {}),
     "litdata, numpy": (lambda d: litdata(d / "made", "no_header_numpy:5", "<u2"), "litgpt", {}),
     "litdata, uint16": (lambda d: litdata(d / "made", "no_header_tensor:20", "<u2"), "litgpt", {}),
+    "litdata, zstd": (lambda d: litdata(d / "made", packed="zstd"), "litgpt", {}),
+    "litdata, sizes, zstd": (lambda d: litdata(d / "made", tree=True, packed="zstd:4"), "litgpt", {}),
     "litdata, sizes": (lambda d: litdata(d / "made", tree=True), "litgpt", {}),
     "litdata, older with sizes": (lambda d: litdata(d / "made", tree=True, old=True), "litgpt", {}),
     "OLMo-core": (lambda d: raw(d / "part-0.npy", "<u4"), "olmo", {"dtype": "uint32"}),
@@ -136,6 +143,22 @@ def test_documents_of_nothing_but_their_end_are_left_out(tmp_path):
 def test_an_end_that_the_type_of_tokens_cannot_hold_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"expected a token of uint16, 0 .. 65535, got 70000"):
         made(tmp_path, str(raw(tmp_path / "train.bin", "<u2")), end_of_document="70000")
+
+
+def test_compressed_chunks_that_are_damaged_or_of_other_kinds_are_refused(tmp_path):
+    folder = litdata(tmp_path / "optimized", packed="zstd")
+    chunk = folder / "chunk-0-1.zstd.bin"
+    whole = chunk.read_bytes()
+    for content in (whole[:-20], b"no frame", zstandard.compress(zstandard.decompress(whole)[:900])):
+        chunk.write_bytes(content)
+        with pytest.raises(DataError, match=r"chunk-0-1\.zstd\.bin: (not a whole chunk|damaged)"):
+            made(tmp_path, str(folder))
+    index = json.loads((folder / "index.json").read_text())
+    for other in ({"compression": "lz4"}, {"compression_level": "batch"}, {"encryption": {"level": "chunk"}}):
+        changed = {**index, "config": {**index["config"], **other}}
+        (folder / "index.json").write_text(json.dumps(changed))
+        with pytest.raises(DataError, match=r"expected plain tokens, .* (compressed by|encrypted)"):
+            made(tmp_path, str(folder))
 
 
 def test_damaged_chunks_of_litgpt_are_refused(tmp_path):

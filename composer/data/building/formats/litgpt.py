@@ -2,7 +2,7 @@
 
 A chunk is the number of its items and their places, as uint32, then their tokens; an item is a document.
 Where litdata's `PyTreeLoader` wrote them (its default, which litgpt's OpenWebText takes), an item begins with
-its size, as uint32.
+its size, as uint32. A chunk may be compressed by zstd as a whole.
 
 A packed file has a header of 24 bytes: LITPKDS, a version (uint64), a code of the type, the chunk's size. A
 document that does not fit goes on in the next file, `NAME_0000000001.bin` after `NAME_0000000000.bin`; the
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer.data.base.errors import DataError
+from composer.data.building.base.extras import needed
 from composer.data.building.base.source import Document, Format, Options, Unit
 from composer.data.building.base.token_files import documents, mapped
+from composer.data.building.base.zst import Unpacked
+from composer.settings.errors import os_message
 
 INDEX = "index.json"
 _PACKED = b"LITPKDS"
@@ -54,15 +59,21 @@ def _index(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
         config = found["config"]
-        kinds, squeezed = config["data_format"], config["compression"] or config.get("encryption")
+        kinds, packed = config["data_format"], str(config["compression"] or "")
+        # "batch" and "sample" compress some items of a chunk at a time
+        level = config.get("compression_level") or "chunk"
+        whole = level == "chunk" and packed.partition(":")[0] in ("", "zstd")
+        plain = whole and not config.get("encryption")
         kind, _, number = kinds[0].partition(":")
-        if len(kinds) == 1 and not squeezed and int(number or -1) in _TYPES.get(kind, {}):
+        if len(kinds) == 1 and plain and int(number or -1) in _TYPES.get(kind, {}):
             chunks = found["chunks"]
             # older indexes do not name the loader; only TokensLoader counts tokens
             loader = config.get("item_loader") or ("TokensLoader" if chunks[0]["dim"] else "PyTreeLoader")
             skipped = {"TokensLoader": 0, "PyTreeLoader": 4}[loader]
-            return {"dtype": "<" + _TYPES[kind][int(number)], "chunks": chunks, "skipped": skipped}
-        reason = f"items of {kinds}" + (f", compressed by {squeezed}" if squeezed else "")
+            dtype = "<" + _TYPES[kind][int(number)]
+            return {"dtype": dtype, "chunks": chunks, "skipped": skipped, "compressed": bool(packed)}
+        reason = f"items of {kinds}" + (f", compressed by {packed}, each {level}" if not whole else "")
+        reason += ", encrypted" if config.get("encryption") else ""
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(f"{path}: not a whole index of litdata: {type(error).__name__}: {error}") from None
     raise DataError(f"{path}: expected plain tokens, as litgpt's pretraining data are, got {reason}")
@@ -84,14 +95,38 @@ def _documents(unit: Unit, options: Options) -> Iterator[Document]:
     index = _index(path)
     name = str(path.parent / index["chunks"][unit.start]["filename"])
     item = np.dtype(index["dtype"]).itemsize
-    count = int(mapped(name, np.dtype("<u4"), 0, 1)[0])
-    places = mapped(name, np.dtype("<u4"), 4, count + 1).astype(np.int64)
+    read = _unpacked(name) if index["compressed"] else partial(mapped, name)
+    count = int(read(np.dtype("<u4"), 0, 1)[0])
+    places = read(np.dtype("<u4"), 4, count + 1).astype(np.int64)
     for place, end in zip(places[:-1].tolist(), places[1:].tolist(), strict=True):
         start = place + index["skipped"]
         if end < start or (end - start) % item:
             raise DataError(f"{name}: damaged: an item from byte {place} to {end}")
-        tokens = mapped(name, np.dtype(index["dtype"]), start, (end - start) // item)
+        tokens = read(np.dtype(index["dtype"]), start, (end - start) // item)
         yield from documents(tokens, options) if options.end_of_document else [Document(tokens=tokens)]
+
+
+def _unpacked(path: str) -> Callable[[np.dtype[Any], int, int], NDArray[Any]]:
+    """Unpack a chunk; return what reads its numbers: their type, the first byte and how many.
+
+    Raises:
+        DataError: the chunk cannot be read or is damaged, or zstandard is not installed.
+    """
+    zstandard = needed("zstandard", f"{path}: reading compressed chunks")
+    try:
+        with BufferedReader(Unpacked(Path(path), zstandard), 1 << 20) as file:
+            content = file.read()
+    except (zstandard.ZstdError, EOFError) as error:
+        raise DataError(f"{path}: not a whole chunk compressed by zstd: {error}") from None
+    except OSError as error:
+        raise DataError(os_message(error, path)) from None
+
+    def read(dtype: np.dtype[Any], start: int, count: int) -> NDArray[Any]:
+        if start + count * dtype.itemsize > len(content):
+            raise DataError(f"{path}: damaged: expected more than the {len(content):,} bytes unpacked")
+        return np.frombuffer(content, dtype, count, start)
+
+    return read
 
 
 def _packed(path: str, options: Options) -> Iterator[Document]:
