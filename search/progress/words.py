@@ -56,7 +56,8 @@ def value_text(name: str, value: float) -> str:
     if name in MEASURES:
         return amount(name, value)
     if 0.999 < value < 1:
-        return f"{value:.{min(6, -math.floor(math.log10(1 - value)))}f}"
+        digits = math.ceil(-math.log10(1 - value) - 1e-6)
+        return f"{value:.{min(6, digits)}f}"
     return f"{value:.4g}"
 
 

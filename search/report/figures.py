@@ -11,6 +11,7 @@ from composer.costs.base.units import count_text
 from composer.language.schema.search import FlopRungs
 from composer.page.chart import (
     Chart,
+    ErrorScale,
     Scale,
     Span,
     accuracy_scale,
@@ -63,7 +64,8 @@ def front(source: Source, against: str) -> Chart:
     upwards = accuracy_scale if goals.directions[0] == "maximize" else scale
     up = upwards(ys, chart.height - _BELOW, _TOP)
     chart.below(across, up.start, _TOP, partial(value_text, against), _axis(source, against))
-    chart.beside(up, _LEFT, WIDTH - _RIGHT, partial(value_text, first), _axis(source, first))
+    by_error = ", by the logarithm of its error" if isinstance(up, ErrorScale) else ""
+    chart.beside(up, _LEFT, WIDTH - _RIGHT, partial(value_text, first), _axis(source, first) + by_error)
     best = source.front
     place = {record.identity: (across(x), up(y)) for record, x, y in points}
     for (a, x, b), (low, y, high), begun in bars:

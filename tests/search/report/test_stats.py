@@ -7,6 +7,7 @@ import random
 import pytest
 
 from composer.page.chart import ErrorScale, accuracy_scale, scale, spread
+from search.progress.words import value_text
 from search.report.stats import FEWEST, agreement, effects
 
 
@@ -94,3 +95,11 @@ def test_accuracies_near_one_stand_apart_and_one_itself_has_a_place():
 @pytest.mark.parametrize("values", [[0.2, 0.5], [0.99, 0.991], [-3.0, 0.99999], [1.0], [4.0, 0.99, 0.1]])
 def test_other_values_have_a_linear_scale(values):
     assert accuracy_scale(values, 0, 10) == scale(values, 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "0.5"), (0.99, "0.99"), (0.99931, "0.9993"), (0.9999, "0.9999"), (0.99998, "0.99998"), (1.0, "1")],
+)
+def test_an_accuracy_near_one_has_the_digits_that_tell_it_from_one(value, text):
+    assert value_text("accuracy", value) == text
