@@ -114,5 +114,5 @@ class AttentionConfig(BlockConfig):
         if head_dim is None and width % heads:
             yield undivided(heads, width)
         elif self.rotates() and (head_dim := head_dim or width // heads) % 2:
-            source = "" if self.head_dim else f" (width {width} / heads {heads})"
-            yield Problem("head_dim", "an even number, since pairs are rotated", f"{head_dim}{source}")
+            got = self.head_dim or f"{head_dim} (width {width} / heads {heads})"
+            yield Problem("head_dim", "an even number, since pairs are rotated", got)

@@ -55,8 +55,8 @@ class ProductKeyExperts(BlockConfig):
         if self.key_dim is None and width % self.heads:
             yield Problem("heads", f"a divisor of the width ({width})", self.heads, "or give key_dim")
         elif key_dim % 2:
-            source = "" if self.key_dim else f" (width {width} / heads {self.heads})"
-            yield Problem("key_dim", "an even number, for two halves", f"{key_dim}{source}")
+            got = self.key_dim or f"{key_dim} (width {width} / heads {self.heads})"
+            yield Problem("key_dim", "an even number, for two halves", got)
 
     def crosses_documents(self) -> str:
         """Each token goes through alone."""

@@ -100,6 +100,8 @@ NOTES: dict[str, str] = {
     "max_iters": "training is counted in tokens: train.tokens is steps times train.batch_tokens",
     "total_steps": "training is counted in tokens: train.tokens is steps times train.batch_tokens",
     "num_train_steps": "training is counted in tokens: train.tokens is steps times train.batch_tokens",
+    "defaults": "a spec takes over another one by extends",
+    "inherits": "a spec takes over another one by extends",
     "epochs": "training is counted in tokens: train.tokens",
     "num_epochs": "training is counted in tokens: train.tokens",
     "max_epochs": "training is counted in tokens: train.tokens",

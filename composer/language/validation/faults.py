@@ -202,6 +202,8 @@ def _excluded(config: type[Config], name: str) -> str:
     """Say that a key stands beside another that it excludes; "" where it does not."""
     if issubclass(config, BlockUse | Parallel) and name in ("use", "parallel", "recur", "stack"):
         return "an entry is either `use`, `parallel`, `recur` or `stack`"
+    if issubclass(config, Stage) and name in ("use", "parallel"):
+        return f"it is an entry of a step: step: [{{{name}: ..}}]"
     if issubclass(config, WiringConfig) and name in (options := wiring_options()[config.key]):
         return f"{config.key} takes one of {config.name} and {name}" if options[name].model_fields else ""
     return ""
@@ -217,6 +219,19 @@ def _union(hint: Any) -> DiscoveredUnion[Any] | None:
     return next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
 
 
+def _unlike_an_entry(value: Mapping[str, Node]) -> str:
+    """Say how a step writes a block that stands there with its options, or as under `blocks`."""
+    if "type" in value:
+        return "a block is defined under blocks: and named here"
+    if len(value) != 1:
+        return ""
+    name, inside = next(iter(value.items()))
+    if not isinstance(inside.value, dict | None):
+        return ""
+    told = "".join(f", {key}: .." for key in [*(inside.value or {})][:3])
+    return f"options stand beside the name: {{use: {name}{told}}}"
+
+
 def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fault:
     from composer.language.validation.describe_types import words
 
@@ -224,7 +239,8 @@ def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fa
     if found is None or not isinstance(node.value, dict):
         near = ""
         if isinstance(node.value, dict):
-            near = next((hint_for_key(key, Stage, [*Stage.model_fields]) for key in node.value), "")
+            near = _unlike_an_entry(node.value)
+            near = near or next((hint_for_key(key, Stage, [*Stage.model_fields]) for key in node.value), "")
         return node.fault(path, words(hint), shown(node.plain), near or hint_for_written(node, words(hint)))
     names = sorted(found.find())
     expected = f"one of {', '.join(names)}"

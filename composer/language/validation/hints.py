@@ -65,7 +65,8 @@ def _own(name: str, config: type[Config], known: Collection[str]) -> list[str]:
     targets = _targets().get(_plain(name), ())
     own = [key for section, key in targets if section in here and key in known]
     # a block that has the field of another block under the same name has it under the same other names
-    return list(dict.fromkeys(own or [key for _, key in targets if key in known and _is_block(config)]))
+    shared = _is_block(config) or "spec" in here
+    return list(dict.fromkeys(own or [key for _, key in targets if key in known and shared]))
 
 
 def hint_for_tag(name: Any, tag: str, known: Collection[str]) -> str:
@@ -123,7 +124,9 @@ def note(name: str) -> str:
 
 
 def _glued(name: str, known: Collection[str]) -> str:
-    """Hint at a colon that no space follows, which YAML takes for a part of the key."""
+    """Hint at a colon that no space follows, which YAML takes for a part of the key, and at an index."""
+    if (indexed := re.fullmatch(r"(\w+)\[(\d+)\]", name)) and indexed[1] in known:
+        return f"write {indexed[1]}.{indexed[2]}"
     key, colon, value = name.partition(":")
     return f"put a space after the colon: {key}: {value}" if colon and value and key in known else ""
 

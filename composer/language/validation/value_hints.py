@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from blocks.base.fields import parse_quantity
 from composer.language.description.format_spec import value_words
 from composer.language.parsing.yaml12 import scalar
 from composer.settings.tree import Node
@@ -121,10 +122,19 @@ def _unit(number: str, unit: str, expected: str) -> str:
     if word not in _COUNTS:
         return "units are k, M, G, T and Ki, Mi, Gi, Ti"
     decimal = _COUNTS[word]
+    if not _is_whole(f"{number}{decimal}"):
+        return "units are powers of 1000, or of 1024 with an i, and the result has to be whole"
     binary = (
         f" (powers of 1000) or {number}{decimal.upper()}i (of 1024)" if len(word) == 1 and word != "b" else ""
     )
     return f"write {number}{decimal}{binary}"
+
+
+def _is_whole(quantity: str) -> bool:
+    try:
+        return bool(parse_quantity(quantity))
+    except ValueError:
+        return False
 
 
 def _duration(text: str) -> str:

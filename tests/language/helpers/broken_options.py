@@ -10,6 +10,22 @@ OPTIONS = [
         "10:11  stages.0.norm:",
         ["pre, none, post, sandwich or scores", "did you mean pre?"],
     ),
+    (
+        "[seq, depth,",
+        "[seq: {norm: post}, depth,",
+        "10:12  stages.0.step.0:",
+        ["options stand beside the name: {use: seq, norm: ..}"],
+    ),
+    (
+        "[seq, depth,",
+        "[{type: sequence_attention, heads: 4}, seq, depth,",
+        "10:12  stages.0.step.0:",
+        ["a block is defined under blocks: and named here"],
+    ),
+    ("recur: 4", "recur: 4\n    use: seq", "10:5  stages.0.use:", ["an entry of a step: step: [{use: ..}]"]),
+    ("name: tiny", "name: tiny\ndefaults: [x]", "3:1  defaults:", ["takes over another one by extends"]),
+    ("tokens: 1M", "tokens: 1.0000001M", "14:11  train.tokens:", ["has to be whole"]),
+    ("name: tiny", "name: tiny\ntraining: {}", "3:1  training:", ["did you mean train?"]),
     ("recur: 4", "recur: 4\n    norm: rms", "10:11  stages.0.norm:", ["model.norm_type says what norms are"]),
     (
         "recur: 4",
