@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import tree
+from cases import SEQ, tree
 from hypothesis import given, seed, settings
 from models import compiled, shipped, shortened, tokens_for
 from samples import FULL
-from strategies import specs
+from strategies import make, specs
 
 import composer
 from blocks.primitives.operations import Sum
@@ -102,3 +102,14 @@ def test_an_operation_that_does_not_say_how_it_decodes_is_refused(monkeypatch):
     for call in (lambda: model.generate(tokens_for(model.spec, 1, 3), 2), model.cache_bytes_per_token):
         with pytest.raises(ValueError, match=r"token by token, got .*stages\.0\..*\(Sum\)"):
             call()
+
+
+def test_a_head_that_is_fused_with_the_loss_gives_the_logits():
+    caps = {"train_memory": {"hard": "80GiB", "batch_tokens": "8Ki"}}
+    spec = make(tree({"s": SEQ}, {"recur": 2, "step": ["s"]}, vocab=8192) | {"caps": caps})
+    model = compiled(spec).double()
+    assert model.graph.node("loss").weights
+    tokens = tokens_for(spec, 2, 6)
+    decode = decoder(model, 6)
+    for end, part in ((4, tokens[:, :4]), (5, tokens[:, 4:5]), (6, tokens[:, 5:])):
+        torch.testing.assert_close(decode(part), model(tokens[:, :end])[:, -1])

@@ -16,6 +16,7 @@ from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.tensor_type import ORDER, Shape, TensorType
 from blocks.ir.walk import Place, graphs, map_nodes, operations
 from blocks.primitives.operations import Input, Project
+from blocks.wiring.loss.cross_entropy.operations import HeadLoss
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.some_tokens import nodes_of_some
 
@@ -88,8 +89,8 @@ def decoding_graph(graph: Graph, output: Value) -> Graph:
         raise ValueError(f"generation: expected operations that run token by token, got {strange}")
     made = _rewritten(needed, Place())
     maker = made.node(output.node)
-    if isinstance(maker.op, Project):
-        (x,) = maker.inputs
+    if isinstance(maker.op, Project | HeadLoss):
+        x = maker.inputs[0]
         type_ = made.type_of(x)
         last = fresh("last_token", made)
         operation = LastToken(type_.shape)
@@ -164,7 +165,7 @@ def _moved(graph: Graph, name: str, last: str) -> Graph:
     for each, _, node in operations(graph):
         if each == name:
             made.put(last, graph.node(last))
-            node = replace(node, inputs=(Value(last),))
+            node = replace(node, inputs=(Value(last), *node.inputs[1:]))
         if each != last:
             made.put(each, node)
     return made

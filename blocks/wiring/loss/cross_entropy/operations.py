@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest, smallest
 from blocks.ir.operation import Operation, expect
@@ -90,6 +91,7 @@ class HeadLoss(Operation):
             specialize=as_plain,
         ),
     )
+    decoding = LOCAL
     recomputable = False
     worth_fusing = None
 
