@@ -41,7 +41,7 @@ class WindowedAttend(Attend):
         Kernel(
             "slot_attend_windowed",
             "blocks.depth_attention.reference:attend_windowed",
-            "elementwise over the slots that are read; bound by bytes",
+            "not fused: elementwise over the slots that are read; bound by bytes",
             specialize=as_plain,
         ),
     )

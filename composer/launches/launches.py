@@ -149,7 +149,9 @@ def _product_flops(*args: Any, **_: Any) -> float:
     return 2.0 * a.numel() * b.shape[-1]
 
 
-def _attention_flops(q: Tensor, k: Tensor, v: Tensor, _: float, causal: bool, *__: Any, **___: Any) -> float:
+def _attention_flops(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, **_: Any
+) -> float:
     products = 2.0 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
     return products / 2 if causal else products
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from traceback import extract_tb
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from composer.costs.memory.peak import trained_length
@@ -17,6 +17,9 @@ from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec
 from composer.launches.fake_gpu import Precision, fake_gpu
 from composer.launches.launches import Launch, TritonLaunch, counted
+from composer.module.capture.recorder import Work
+from composer.module.generates import decoder
+from composer.module.generation.recorded import RecordedDecoder
 from composer.module.model import ComposedModel
 from composer.settings.errors import UserError
 
@@ -60,6 +63,47 @@ def step_launches(
             with torch.autocast("cpu", enabled=False):
                 loss.backward()  # type: ignore[no-untyped-call]
     return found.made
+
+
+def decoding_launches(
+    spec: Spec,
+    rows: int = 1,
+    watch: Callable[[TritonLaunch], None] | None = None,
+    precision: Precision = "bfloat16",
+) -> list[Launch]:
+    """Return the launches of the step that generation records after its prompts and replays for each token.
+
+    Sampling is not part of the recording, and not counted. `rows` is the number of prompts.
+
+    Raises:
+        DependsOnData: the host waits for data of the device, so no CUDA graph can hold the step.
+        CannotCapture: which tokens a step runs depends on data.
+        ValueError: the model does not run token by token.
+    """
+    with fake_gpu(precision), torch.no_grad():
+        model = ComposedModel(spec, torch_compile="off", recompute=())
+        _make_fake(model)
+        decode = RecordedDecoder(decoder(model.eval(), spec.model.context), _Once(), required=True)
+        token = torch.zeros(rows, 1, dtype=torch.int64)
+        with _data_dependence_named():
+            with counted():
+                decode(token)
+            with counted(watch) as found:
+                decode.record(token)
+    return found.made
+
+
+class _Once:
+    """A recorder that runs work once."""
+
+    def refusal(self, device: torch.device) -> str:
+        return ""
+
+    def warm_up(self, work: Callable[[], object]) -> None:
+        pass
+
+    def record(self, work: Work) -> tuple[list[Tensor], Callable[[], None]]:
+        return [*work()], lambda: None
 
 
 @contextmanager

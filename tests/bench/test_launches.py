@@ -17,8 +17,9 @@ from composer.costs.time.devices import NAMED
 from composer.language.load import load
 from composer.launches import machine_code
 from composer.launches.launches import Launch
-from composer.launches.step import DependsOnData, step_launches
+from composer.launches.step import DependsOnData, decoding_launches, step_launches
 from composer.launches.table import LEAST, modelled
+from composer.settings.errors import UserError
 
 SPECS = Path(__file__).parents[2] / "specs"
 SHIPPED = sorted(path for path in SPECS.glob("*.yaml") if "space" not in path.name)
@@ -68,6 +69,60 @@ def test_a_cuda_graph_can_hold_the_step_of_every_spec_but_these(path):
             step_launches(load(path))
     else:
         assert step_launches(load(path))
+
+
+# of those that route tokens, which ones a step runs is told by the tokens
+ROUTES = WAITS | {"mixture-of-recursions", "expert-choice"}
+
+
+@pytest.mark.parametrize(
+    "path", [*SHIPPED, *(pytest.param(path, marks=pytest.mark.slow) for path in FAMILY)], ids=lambda p: p.stem
+)
+def test_a_cuda_graph_can_hold_the_decoding_of_every_spec_but_these(path):
+    if path.stem in ROUTES:
+        with pytest.raises(UserError, match=r"waits for the GPU|depends on which tokens a step runs"):
+            decoding_launches(load(path))
+    else:
+        assert decoding_launches(load(path))
+
+
+# launches that each adds to four steps, forward and backward, and GB; may only fall
+ADDED = {
+    "blocks.depth.window=4": (0, 0, 0),
+    "blocks.depth.stride=2": (0, 29, 0.5),
+    "blocks.depth.bias=distance": (76, 165, 8.7),
+    "model.residual={gate: channel}": (24, 57, 1.7),
+    "model.residual={gate: token}": (75, 153, 4.7),
+    "model.residual={streams: 4, mix: static}": (44, 158, 31),
+    "model.residual={streams: 4}": (170, 488, 59),
+    "model.residual={streams: 4, constrain: diagonal}": (182, 509, 62),
+    "model.residual={streams: 4, constrain: doubly_stochastic}": (1718, 5024, 64),
+    "model.residual={mix: static}": (226, 469, 38),
+    "model.residual={mix: learned_query}": (642, 1431, 83),
+    "model.residual={mix: token}": (389, 648, 51),
+    "model.residual={mix: relu_query}": (811, 1934, 105),
+}
+
+
+QUICK = [*ADDED][:4]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return step_launches(bench_spec(True, 4))
+
+
+@pytest.mark.parametrize(
+    "change", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in ADDED]
+)
+def test_what_options_of_depth_add_to_the_step_stays_within_a_budget(change, plain):
+    forward, backward, gigabytes = ADDED[change]
+    found = step_launches(bench_spec(True, 4, change))
+    more = Counter(each.phase for each in found)
+    more.subtract(each.phase for each in plain)
+    assert more["forward"] <= forward
+    assert more["backward"] <= backward
+    assert sum(each.bytes for each in found) - sum(each.bytes for each in plain) <= gigabytes * 1e9
 
 
 def test_a_launch_takes_the_longest_of_its_bytes_its_products_and_the_least():
@@ -155,6 +210,15 @@ def test_no_kernel_of_the_benchmark_spills_and_all_but_two_have_wide_loads(tmp_p
     # masks of experts are bytes, and their sums 4
     narrow = {name for name, _, widest in found if widest < 16}
     assert narrow <= {"expert_attention.scan", "expert_attention.unchoose"}
+
+
+def test_the_command_counts_a_step_of_generation(capsys):
+    assert main(["launches", str(SPECS / "dreamer-tiny.yaml"), "--decode"]) == 0
+    told = capsys.readouterr().out
+    assert "composer, forward" in told
+    assert "backward" not in told
+    assert main(["launches", "--decode", "--by-hand"]) == 1
+    assert "expected no --by-hand" in capsys.readouterr().err
 
 
 def test_interpreted_kernels_have_no_code(monkeypatch, capsys):

@@ -116,7 +116,8 @@ class RecordedDecoder:
     def _proved(self, tokens: Tensor, kept: _Kept) -> Tensor:
         """Replay a step, recorded at the first call, and compare it with a plain one."""
         if self._replay is None:
-            self._record(tokens)
+            self.record(tokens)
+            self._weights = RecordedWeights(self._decoder.weights())
             kept.put_back()
         wanted = self._decoder.following(tokens)
         kept.put_back()
@@ -126,7 +127,12 @@ class RecordedDecoder:
             raise CannotCapture(f"logits of a replayed step are off by {off:.3g} of their largest")
         return logits
 
-    def _record(self, tokens: Tensor) -> None:
+    def record(self, tokens: Tensor) -> None:
+        """Record the step after the prompt, for new tokens [batch, 1].
+
+        Raises:
+            CannotCapture: the step is not the same for all tokens.
+        """
         past, position = self._decoder.past, self._decoder.past.position
         if past.runs or self._decoder.budget is not None:
             raise CannotCapture("what is kept depends on which tokens a step runs, or was given one by one")
@@ -136,7 +142,6 @@ class RecordedDecoder:
         try:
             self._recorder.warm_up(self._work)
             (self._logits,), self._replay = self._recorder.record(self._work)
-            self._weights = RecordedWeights(self._decoder.weights())
         finally:
             past.position, past.at = position, None
 

@@ -107,7 +107,7 @@ class SumValues(MixValues):
     reads: LoopIndex = ORIGIN
 
     span: Literal["inclusive"] = "inclusive"
-    kernels = (Kernel("sum_values", f"{_REFERENCE}:weigh", "elementwise, value by value; bound by bytes"),)
+    kernels = (Kernel("sum_values", f"{_REFERENCE}:weigh", "not fused: elementwise, value by value"),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [most, heads], from the latest value back."""
@@ -150,9 +150,7 @@ class AttendValues(ScoreValues):
     reads: LoopIndex = ORIGIN
 
     span: Literal["inclusive"] = "inclusive"
-    kernels = (
-        Kernel("attend_values", f"{_REFERENCE}:attend", "elementwise, value by value; bound by bytes"),
-    )
+    kernels = (Kernel("attend_values", f"{_REFERENCE}:attend", "not fused: elementwise, value by value"),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         return ((self.width,),)

@@ -59,7 +59,9 @@ class SumByToken(SumValues):
     Both are indexed by distance and head; `most` is the maximum number of values (arXiv 2502.12170).
     """
 
-    kernels = (Kernel("sum_by_token", f"{_REFERENCE}:weigh_by_token", "elementwise, value by value"),)
+    kernels = (
+        Kernel("sum_by_token", f"{_REFERENCE}:weigh_by_token", "not fused: elementwise, value by value"),
+    )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         own = [(self.width,)] * self.own

@@ -83,7 +83,7 @@ class StreamMaps(Operation):
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """One product with the streams, divided by their norm afterwards."""
         name = "maps_free" if self.constraint == "none" else f"maps_{self.constraint}"
-        why = "one product, divided by the norm behind it"
+        why = "not fused: one product, divided by the norm behind it"
         return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=f"{_REFERENCE}:pack", prepared=3),)
 
     @property
@@ -154,9 +154,13 @@ class ReadStreams(Operation):
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """A weighted sum; constrained static weights are computed once per forward pass."""
         if self.dynamic:
-            return (Kernel("read_dynamic", f"{_REFERENCE}:read_dynamic", "weighted by each token's maps"),)
+            return (
+                Kernel(
+                    "read_dynamic", f"{_REFERENCE}:read_dynamic", "not fused: weighted by each token's maps"
+                ),
+            )
         prepare = "" if self.constraint == "none" else f"{_REFERENCE}:share"
-        name, why = "read_static", "weights times the streams as rows"
+        name, why = "read_static", "not fused: weights times the streams as rows"
         return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=prepare, prepared=1 if prepare else 0),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -193,7 +197,9 @@ class WriteStreams(Operation):
         """One product, or one factor per stream if the mix is diagonal; the update is added in place."""
         apart = self.constraint == "diagonal"
         why = (
-            "streams scaled, the update added" if apart else "streams mixed by one product, the update added"
+            "not fused: streams scaled, the update added"
+            if apart
+            else "not fused: streams mixed by one product, the update added"
         )
         if self.dynamic:
             return (Kernel("write_dynamic", f"{_REFERENCE}:write_dynamic", why),)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from composer.cli.terminal.options import Set
+from composer.settings.errors import UserError
 
 PANEL = "Models and kernels"
 EXAMPLE = "composer launches specs/dreamer-tiny.yaml"
@@ -32,6 +33,13 @@ def launches(
             "--machine-code", help="Compile the Triton kernels that it launches, and show their code."
         ),
     ] = False,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode",
+            help="Count the step that generation replays for each new token instead.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="The GPU whose rates give the modelled time.")] = "h100",
 ) -> None:
     """Count launches, bytes and FLOPs of one micro-batch forward and backward on a GPU, without one.
@@ -52,13 +60,16 @@ def launches(
     from composer.costs.time.devices import device as named
     from composer.language.load import load
     from composer.launches.machine_code import Compiled
-    from composer.launches.step import step_launches
+    from composer.launches.step import decoding_launches, step_launches
     from composer.launches.table import by_code, by_contestant, by_kernel
 
     at = named(device)
     spec = load(file, settings or ()) if file else bench_spec(True, 16, *(settings or ()))
     compiled = Compiled() if machine_code else None
-    found = {"composer": step_launches(spec, watch=compiled)}
+    if decode and by_hand:
+        raise UserError("--decode: expected no --by-hand, since models by hand do not generate")
+    count = decoding_launches if decode else step_launches
+    found = {"composer": count(spec, watch=compiled)}
     if by_hand:
         ways = BY_HAND if file is None or checked(spec) else {}
         found |= {
