@@ -104,5 +104,5 @@ def unknown_metric(name: str, known: Iterable[str]) -> str:
     """Return the error for an objective of an unknown name."""
     measured = sorted({*known})
     near = close(name, [*measured, *MEASURES])
-    told = f"search.objectives: training measures no {name!r}" + (f"; {near}" if near else "")
-    return f"{told}\nmeasured are {', '.join(measured)}; costs are {', '.join(MEASURES)}"
+    message = f"search.objectives: training measures no {name!r}" + (f"; {near}" if near else "")
+    return f"{message}\nmeasured are {', '.join(measured)}; costs are {', '.join(MEASURES)}"

@@ -108,8 +108,8 @@ class Grid:
         if not self.holds(value):
             rank = self.rank(value)
             near = [str(self.nth(n)) for n in (rank, rank + 1) if n > 0]
-            told = {"expected": f"{self.words}, such as {' or '.join(near)}", "got": str(value)}
-            raise PydanticCustomError("expected", "{expected}, got {got}", told)
+            context = {"expected": f"{self.words}, such as {' or '.join(near)}", "got": str(value)}
+            raise PydanticCustomError("expected", "{expected}, got {got}", context)
         return value
 
 

@@ -38,8 +38,8 @@ def _wrong(given: list[Tensor], turn: Tensor | None) -> str:
         how = way if turn is None else f"{way}, turned"
         names = [f"{name} ({how})" for name in _NAMES]
         dtype = str(query.dtype).removeprefix("torch.")
-        if told := mismatch(names, run(query, *keys, gradient, turn), expected, dtype):
-            return told
+        if fault := mismatch(names, run(query, *keys, gradient, turn), expected, dtype):
+            return fault
     return ""
 
 

@@ -71,8 +71,8 @@ def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> st
                 exact[expert] += full[0][first:end].T @ full[1][first:end]
                 first = end
         names = ("gradient of gate and up over steps" if left else "gradient of down over steps",)
-        if told := mismatch(names, (waiting.multiply(),), (exact,), target.dtype):
-            return told
+        if fault := mismatch(names, (waiting.multiply(),), (exact,), target.dtype):
+            return fault
     return ""
 
 

@@ -63,8 +63,8 @@ def check_rotary(operation: Operation | None, target: Target) -> str:
                 *rotary_kernel.rotate_backward(gradient, table, x, weight),
             )
             names = ("output", "gradient of the input", "gradient of the gain")
-            if told := mismatch(
+            if fault := mismatch(
                 names[: 1 + len(leaves)], [each for each in found if each is not None], [out, *wanted]
             ):
-                return f"{name}: {told}"
+                return f"{name}: {fault}"
     return ""

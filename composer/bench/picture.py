@@ -39,7 +39,7 @@ def draw(parts: Sequence[Part], about: Mapping[str, Any]) -> str:
     height = _TOP + max(sum(group.height for group in column) for column in columns) + _MARGIN
     width = 2 * _MARGIN + len(columns) * _COLUMN + (len(columns) - 1) * _GAP
     machine, rates = about["machine"], about["rates"]
-    told = [
+    description = [
         f"{machine['device']}, torch {machine['torch']}, {about['dtype']}, {about['rounds']} rounds",
         f"copy {count_text(rates['copy'])}B/s, product {count_text(rates['product'])}FLOP/s in the same run",
     ]
@@ -47,10 +47,10 @@ def draw(parts: Sequence[Part], about: Mapping[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(width)} {_n(height)}" width="{_n(width)}"'
         f' height="{_n(height)}" role="img" font-family="{_FONT}">',
         f"<title>composer bench: {escape(str(about['of']))}</title>",
-        f"<desc>{escape('; '.join(told))}</desc>",
+        f"<desc>{escape('; '.join(description))}</desc>",
         f'<rect width="{_n(width)}" height="{_n(height)}" fill="#ffffff"/>',
         _text(_MARGIN, 34, f"composer bench: {about['of']}", 20, bold=True),
-        *(_text(_MARGIN, 56 + 18 * number, line, 13, _SOFT) for number, line in enumerate(told)),
+        *(_text(_MARGIN, 56 + 18 * number, line, 13, _SOFT) for number, line in enumerate(description)),
     ]
     for number, column in enumerate(columns):
         x, y = _MARGIN + number * (_COLUMN + _GAP), _TOP
@@ -81,9 +81,9 @@ def _group(group: _Group, x: float, y: float, full: bool) -> Iterator[str]:
     shares = [_length(row) for row in group.rows]
     whole = all(row.share is not None for row in group.rows if row.seconds) and full
     longest = 1.0 if whole else max(shares, default=0.0) or 1.0
-    told = "the whole length is the floor" if whole else "the longest bar is the fastest"
+    caption = "the whole length is the floor" if whole else "the longest bar is the fastest"
     yield _text(x, y + 16, group.title, 13, bold=True)
-    yield _text(x, y + 33, told, 11, _SOFT)
+    yield _text(x, y + 33, caption, 11, _SOFT)
     bars, top = x + _LABEL, y + _HEAD
     for number, (row, share) in enumerate(zip(group.rows, shares, strict=True)):
         line = top + number * _LINE

@@ -33,8 +33,8 @@ def _ended(arguments: list[str]) -> int:
     """Run one command; say in words what went wrong."""
     from composer.cli.terminal.guard import foreign_packages
 
-    if told := foreign_packages():
-        print(f"composer: {told}", file=sys.stderr)
+    if warning := foreign_packages():
+        print(f"composer: {warning}", file=sys.stderr)
         return 1
     # imports make many objects that stay: collecting among them would take a third of a short command
     gc.disable()

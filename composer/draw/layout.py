@@ -58,8 +58,8 @@ class _Page:
         title = text_width(self.view.spec.name, TITLE, bold=True)
         texts = (_NARROWEST, title, text_width(self._sizes(), BODY), text_width(self._note(), SMALL))
         bars = (
-            CARDS + text_width(told, BODY) + 24 + text_width(self._facts(part), SMALL) + 14
-            for _, told, part in self._bars()
+            CARDS + text_width(words, BODY) + 24 + text_width(self._facts(part), SMALL) + 14
+            for _, words, part in self._bars()
         )
         return max(MARGIN + max(texts), spine + max(bars))
 
@@ -113,12 +113,12 @@ class _Page:
     def _note(self) -> str:
         context = self.view.spec.model.context
         backward = count_text(self.view.costs.flops_per_token.backward)
-        told = f"per token at a context of {context}, over all steps and layers"
-        return f"FLOPs: forward, {told}; those of the backward pass are {backward}."
+        unit = f"per token at a context of {context}, over all steps and layers"
+        return f"FLOPs: forward, {unit}; those of the backward pass are {backward}."
 
-    def _bar(self, told: tuple[str, str, Part], y: float) -> float:
+    def _bar(self, bar: tuple[str, str, Part], y: float) -> float:
         """Draw one of the model's own parts across the whole picture."""
-        name, words, part = told
+        name, words, part = bar
         draw = self.drawing
         draw.spine_to(y, head=True)
         middle = y + _BAR / 2 + 5

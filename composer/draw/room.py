@@ -109,8 +109,8 @@ def option_words(option: WiringConfig, site: Site) -> str:
 def joint_words(joint: Joint, stage: StageView, view: View) -> tuple[str, ...]:
     """Describe an option of a stage in one or two lines, with its costs if it has parameters."""
     option = joint.added.option
-    told = next(each for each in (*stage.step.before, *stage.step.after) if each.added.option is option)
-    words = option_words(option, stage.site) if joint is told else ""
+    first = next(each for each in (*stage.step.before, *stage.step.after) if each.added.option is option)
+    words = option_words(option, stage.site) if joint is first else ""
     if joint.added.reads_input and joint in stage.step.after:
         words = "with the stage's input"
     costs = f"{params_words(joint.part)} · {flops_words(joint.part, view)}" if joint.part.params else ""

@@ -198,14 +198,14 @@ class _Body:
                 found = self._weights(own, kernel, used.copies)
                 yield Row(own[0], _shape(shape), *found, forward * part, backward * part, used.executions)
         else:
-            told = types_text(data.types, TIMES, " and ")
+            shapes = types_text(data.types, TIMES, " and ")
             found = self._weights(weights, kernel, used.copies)
-            yield Row(node, told, *found, forward, backward, used.executions)
+            yield Row(node, shapes, *found, forward, backward, used.executions)
 
     def _weights(self, names: Any, kernel: str, copies: int) -> tuple[str, str, int, int]:
         """Describe weights and kernel, and count what was not counted before."""
         weights = [(name, self.graph.weights[name]) for name in names]
-        told = ", ".join(f"{name.rpartition('.')[2]} {_shape(weight.shape)}" for name, weight in weights)
+        text = ", ".join(f"{name.rpartition('.')[2]} {_shape(weight.shape)}" for name, weight in weights)
         params = active = 0
         for name, weight in weights:
             if weight.trained and (id(self.graph), name) not in self.seen:
@@ -213,7 +213,7 @@ class _Body:
                 size = weight.size * copies
                 params += size
                 active += size * weight.active[0] // weight.active[1]
-        return told, kernel, params, active
+        return text, kernel, params, active
 
 
 def _operation(graph: Graph, name: str) -> Operation | None:

@@ -222,9 +222,9 @@ class Body:
         constants = operation.arguments()
         if isinstance(operation, EachStep):
             del constants["function"]
-        told = [f"{key}={self._argument(each)}" for key, each in constants.items()]
+        constant_arguments = [f"{key}={self._argument(each)}" for key, each in constants.items()]
         function = self.classes.functions.function(path)
-        given = [*weights, *told]
+        given = [*weights, *constant_arguments]
         count = len(node.types)
         names = [
             self._named(Value(name, n), readable(name) + (f"_{n}" if count > 1 else "")) for n in range(count)
@@ -257,8 +257,8 @@ class Body:
         chosen_by = f"{path}{self._some[name]}" if name in self._some else ""
         following = Next(operation, f"{path}{name}", use_of(self.place), chosen_by)
         (kernel,) = following.kernels
-        told = [f"{key}={self._argument(each)}" for key, each in following.arguments().items()]
-        return self.classes.functions.function(kernel.function), [*arguments, *told]
+        keywords = [f"{key}={self._argument(each)}" for key, each in following.arguments().items()]
+        return self.classes.functions.function(kernel.function), [*arguments, *keywords]
 
     def _weight(self, name: str) -> str:
         held = f"self.{self.attributes[name]}"

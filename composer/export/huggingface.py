@@ -228,14 +228,14 @@ def write_huggingface(model: ComposedModel, folder: Path) -> list[Path]:
     texts["generation_config.json"] = _json({"use_cache": not made.uncached, **ends})
     if (tokenizer := codec.tokenizer()) is not None:
         texts["tokenizer.json"] = _json(tokenizer)
-        told = {
+        tokenizer_config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": sizes.context,
             "clean_up_tokenization_spaces": False,
             # transformers 4 adds token_type_ids otherwise, which the model does not take
             "model_input_names": ["input_ids", "attention_mask"],
         }
-        texts["tokenizer_config.json"] = _json(told)
+        texts["tokenizer_config.json"] = _json(tokenizer_config)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")

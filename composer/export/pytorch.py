@@ -206,10 +206,10 @@ def _update(classes: Classes, graph: Graph, body: Body) -> str:
                 continue
             held = [name for name in node.weights if not inner.weights[name].trained]
             function = classes.functions.function(operation.update)
-            told = "".join(f", {key}={each!r}" for key, each in operation.update_arguments().items())
+            keywords = "".join(f", {key}={each!r}" for key, each in operation.update_arguments().items())
             for path in _paths(graph, place):
                 tensors = ", ".join(f'state["{body.names[f"{path}{name}"]}"]' for name in held)
-                calls.append(f"        {function}({tensors}{told})")
+                calls.append(f"        {function}({tensors}{keywords})")
     if not calls:
         return ""
     return (

@@ -35,14 +35,14 @@ def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
     evaluated = evaluated or lowered(spec)
     found = []
     for share, numbers in mix:
-        told = " and ".join(f"{place} with {n}" for place, n in numbers.items())
+        steps_text = " and ".join(f"{place} with {n}" for place, n in numbers.items())
         try:
             graph = lowered(with_steps(spec, numbers))
             check_weights(evaluated, graph)
         except ValueError as error:
             path = (*path_of(next(iter(numbers))), "recur", "train")
             raise SpecError(
-                [spec.fault(path, "numbers of steps that the stage can run", told, str(error))]
+                [spec.fault(path, "numbers of steps that the stage can run", steps_text, str(error))]
             ) from None
         found.append((share, graph))
     _check_rows(spec, mix[-1][1], found[-1][1])

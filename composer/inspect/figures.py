@@ -35,16 +35,16 @@ def lines(view: Lines, width: float, twins: Sequence[Lines] = ()) -> Chart:
     chart.beside(up, 62, across.end, _percent if view.share else _short, "")
     chart.below(_Whole(across), height - _BELOW, top, lambda value: f"{value:g}", view.x)
     if view.marked is not None:
-        x, told = view.marked
+        x, label = view.marked
         chart.line([(across(x), up.start), (across(x), up.end)], "rung")
-        chart.words(across(x) + 5, up.end + 12, told, "note")
+        chart.words(across(x) + 5, up.end + 12, label, "note")
     beside = 62.0
     for (name, points), kind in zip(drawn.items(), _kinds([*drawn]), strict=True):
         chart.line([(across(x), up(y)) for x, y in points], f"curve {kind}")
         for x, y in points:
-            told = f"{name}, {view.x} {x:g}: {_percent(y) if view.share else f'{y:.4g}'}"
+            label = f"{name}, {view.x} {x:g}: {_percent(y) if view.share else f'{y:.4g}'}"
             dot = f'<circle class="at {kind}" cx="{n(across(x))}" cy="{n(up(y))}" r="3.4"/>'
-            chart.items.append(_tipped(dot, told))
+            chart.items.append(_tipped(dot, label))
         if len(drawn) > 1:
             chart.line([(beside, 42), (beside + 26, 42)], f"curve {kind}")
             chart.words(beside + 32, 46, name, "tick")
@@ -139,8 +139,8 @@ class _Whole(Scale):
         return [float(value) for value in range(first, last + 1, every)]
 
 
-def _tipped(marks: str, told: str) -> str:
-    return f"<g data-tip={quoteattr(told)}>{marks}</g>"
+def _tipped(marks: str, tip: str) -> str:
+    return f"<g data-tip={quoteattr(tip)}>{marks}</g>"
 
 
 def _percent(value: float) -> str:

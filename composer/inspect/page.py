@@ -27,8 +27,8 @@ def page(runs: Sequence[Inspected], measures: Sequence[Measure]) -> str:
 def _header(runs: Sequence[Inspected]) -> str:
     cards = "".join(
         f'<div class="card"><h3>{escape(title)}</h3><p class="big">{escape(big)}</p>'
-        f"<p>{escape(told)}</p></div>"
-        for title, big, told in _cards(runs)
+        f"<p>{escape(text)}</p></div>"
+        for title, big, text in _cards(runs)
     )
     names = " and ".join(escape(run.name) for run in runs)
     weights = ", ".join(f"<code>{escape(run.path)}</code>" for run in runs)

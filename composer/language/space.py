@@ -192,7 +192,7 @@ class Space:
     def _edited(self, ask: Ask) -> tuple[Node, Resolver, list[str]]:
         """Resolve a point and make its edits; also return these in words."""
         tree, resolver = self._resolve(ask)
-        told: list[str] = []
+        edits: list[str] = []
         for move, place in self._edits if not resolver.faults else ():
             name = resolver.params[move.name] = ask(move)
             if name == NO_EDIT:
@@ -208,8 +208,8 @@ class Space:
                 fault = self.fault(("search", "edits"), f"a spec with something to {name}", "none")
                 raise InvalidPoint([fault], resolver.params)
             tree = planted(edit.tree, self._tree.place)
-            told.append(edit.words)
-        return tree, resolver, told
+            edits.append(edit.words)
+        return tree, resolver, edits
 
     def _used_blocks(self, resolver: Resolver, used: set[object]) -> Node:
         node, knob = resolver.outer(self._top["blocks"], "blocks", "blocks")

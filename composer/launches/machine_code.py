@@ -172,10 +172,10 @@ def _instructions(text: str) -> Iterator[_Instruction]:
             labels |= dict.fromkeys(waiting, address)
             waiting = []
             lines.append((address, place.group(2)))
-    for address, told in lines:
-        target = re.search(r"\.L_\w+", told)
+    for address, code in lines:
+        target = re.search(r"\.L_\w+", code)
         known = target and labels.get(target.group(0))
-        yield _Instruction(address, told if known is None else f"{told} ->{known}")
+        yield _Instruction(address, code if known is None else f"{code} ->{known}")
 
 
 def _loops(code: Sequence[_Instruction]) -> Iterator[tuple[int, int]]:

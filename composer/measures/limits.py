@@ -26,8 +26,8 @@ class Limits(Config):
                 "expected", "{expected}", {"expected": "soft, hard or both", "got": "neither"}
             )
         if soft is not None and hard is not None and soft > hard:
-            told = {"expected": f"soft at most hard ({hard:g})", "got": f"{soft:g}"}
-            raise PydanticCustomError("expected", "{expected}", told)
+            context = {"expected": f"soft at most hard ({hard:g})", "got": f"{soft:g}"}
+            raise PydanticCustomError("expected", "{expected}", context)
         return self
 
 

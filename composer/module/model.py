@@ -108,9 +108,9 @@ class ComposedModel(Generates, TrainerHooks):
         for name, weight, place in weights(self.graph):
             put(self, name, weight, initial(name, weight, place, writers, seed, one_hot))
             one_hot += weight.init.kind == "one_hot"
-        for stage, told in zip(self.stages, self.spec.stages, strict=True):
+        for stage, stage_spec in zip(self.stages, self.spec.stages, strict=True):
             assert isinstance(stage, Stage)
-            add_parts(stage, told, self.spec.blocks)
+            add_parts(stage, stage_spec, self.spec.blocks)
         self.emit()
         self._switch = StepSwitch()
         self._scores = Scores(self.spec)

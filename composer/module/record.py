@@ -107,8 +107,8 @@ class Recording:
         name, step = key
         found = self._found(name)
         if _step(step) not in found:
-            told = ", ".join(str(_told(each)) for each in found if each) or "none"
-            raise ValueError(f"{name}: expected one of the recorded steps ({told}), got {step}")
+            recorded = ", ".join(str(_told(each)) for each in found if each) or "none"
+            raise ValueError(f"{name}: expected one of the recorded steps ({recorded}), got {step}")
         return found[_step(step)]  # type: ignore[no-any-return]
 
     def all_steps(self, name: str) -> Mapping[Step, Any]:

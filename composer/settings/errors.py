@@ -36,9 +36,9 @@ class Fault:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        told = f"{self.message} ({self.hint})" if self.hint else self.message
-        told = f"{self.path}: {told}" if self.path else told
-        return f"{place}  {told}" if place else told
+        text = f"{self.message} ({self.hint})" if self.hint else self.message
+        text = f"{self.path}: {text}" if self.path else text
+        return f"{place}  {text}" if place else text
 
     @property
     def message(self) -> str:
@@ -92,8 +92,8 @@ def _flat(value: Any) -> str:
     pairs = value.items() if isinstance(value, dict) else [("", each) for each in value]
     if len(pairs) > 4 or any(isinstance(each, dict | list | tuple) for _, each in pairs):
         return ""
-    told = [f"{key}: " * bool(key) + (each if isinstance(each, str) else shown(each)) for key, each in pairs]
-    text = ", ".join(told)
+    items = [f"{key}: " * bool(key) + (each if isinstance(each, str) else shown(each)) for key, each in pairs]
+    text = ", ".join(items)
     if len(text) > _LONGEST // 2 or not text.isprintable():
         return ""
     return f"{{{text}}}" if isinstance(value, dict) else f"[{text}]"

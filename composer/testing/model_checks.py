@@ -139,16 +139,16 @@ def check_kept(model: ComposedModel, decode: Decoder, tokens: Tensor) -> None:
     batch, length = tokens.shape
     sizes = model.spec.model.model_copy(update={"context": length})
     costs = count(model.spec.model_copy(update={"model": sizes, "train": None}))
-    told = most = keeping = 0
+    declared_size = most = keeping = 0
     for body, place in graphs(costed(costs.graph, length)):
         at = CostContext(length, place.trips)
         for _, operation, _ in operations(body):
             if own := operation.sequence_cache(at):
                 inner = operation.inner if isinstance(operation, OnSelectedTokens) else operation
-                told += place.executions * own
+                declared_size += place.executions * own
                 most += place.executions * inner.sequence_cache(at)
                 keeping += place.executions
-    assert costs.cache_bytes_per_token == 4 * told
+    assert costs.cache_bytes_per_token == 4 * declared_size
     found = decode.past.nbytes // (batch * next(model.parameters()).element_size())
     rounded = most * length - found
     assert 0 <= rounded <= (length - 1) * keeping, f"declared {most * length} elements, kept are {found}"
@@ -165,8 +165,8 @@ def check_parameters(plain: Plain) -> None:
 def check_flops(plain: Plain) -> None:
     """Declared FLOPs are those that torch counts, of matrix products, forward and backward."""
     spec = make(plain)
-    for name, told, ran in zip(("forward", "backward"), declared(spec), counted(spec), strict=True):
-        assert isclose(told, ran, rel_tol=1e-12), f"{name}: declared {told}, torch counts {ran}"
+    for name, predicted, ran in zip(("forward", "backward"), declared(spec), counted(spec), strict=True):
+        assert isclose(predicted, ran, rel_tol=1e-12), f"{name}: declared {predicted}, torch counts {ran}"
 
 
 def check_saved(plain: Plain) -> None:
@@ -174,18 +174,20 @@ def check_saved(plain: Plain) -> None:
     model = ComposedModel(make(plain))
     length = model.spec.model.context
     found = (kept(model, 5) - kept(model, 2)) / (3 * length)
-    told = saved_per_token(model.graph, length, FULL)
-    assert isclose(told, found, rel_tol=1e-12), f"declared {told:g} bytes per token, kept are {found:g}"
+    predicted = saved_per_token(model.graph, length, FULL)
+    assert isclose(predicted, found, rel_tol=1e-12), (
+        f"declared {predicted:g} bytes per token, kept are {found:g}"
+    )
 
 
 def check_peak(plain: Plain) -> None:
     """The predicted peak of training memory is the measured one, within 1 %."""
     spec = make({**plain, "model": {**plain["model"], "context": 64}})
     most = with_steps(spec, most_steps(spec))
-    told = Memory(compile_graph(most), Batch(16 * 64, 64, BF16), most.train).total
+    predicted = Memory(compile_graph(most), Batch(16 * 64, 64, BF16), most.train).total
     found = measured(spec, 16, fake=False)
-    far = told / found - 1
-    assert abs(far) < PEAK, f"predicted {told} bytes, measured {found}: {100 * far:+.1f} %"
+    far = predicted / found - 1
+    assert abs(far) < PEAK, f"predicted {predicted} bytes, measured {found}: {100 * far:+.1f} %"
 
 
 def check_gradients(plain: Plain) -> None:

@@ -127,8 +127,8 @@ class _Calls(fx.Interpreter):
             sizes = {selected_count(length, share) for share in chooses.keep}
             length = got.shape[1] if got.shape[1] in sizes else max(sizes)
         _expect_shape(where, got, (batch, length, *type.shape))
-        told = f"{where}: {got.dtype} takes {got.element_size()} bytes, its type {type} says {size}"
-        assert got.element_size() == size, told
+        message = f"{where}: {got.dtype} takes {got.element_size()} bytes, its type {type} says {size}"
+        assert got.element_size() == size, message
 
 
 def _expect_shape(where: str, got: Tensor, wanted: tuple[int, ...]) -> None:

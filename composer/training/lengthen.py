@@ -94,10 +94,10 @@ def _other_warmup(old: Train, new: Train) -> str:
 def _other_switch(old: Spec, new: Spec) -> str:
     before, now = switches(old), switches(new)
     place = next(each for each in before | now if before.get(each) != now.get(each))
-    told = [" and ".join(map(str, each.get(place, ()))) or "none" for each in (before, now)]
+    when = [" and ".join(map(str, each.get(place, ()))) or "none" for each in (before, now)]
     return (
-        f"the number of steps of {place} changes at optimizer step {told[0]} of the run in this folder, with "
-        f"these settings at {told[1]}; choose another folder with --out, to train from the start"
+        f"the number of steps of {place} changes at optimizer step {when[0]} of the run in this folder, with "
+        f"these settings at {when[1]}; choose another folder with --out, to train from the start"
     )
 
 
@@ -105,12 +105,12 @@ def _too_far(old: Train, new: Train, last: int, stable: int | None) -> str:
     def at(step: int) -> str:
         return f"step {step:,} ({step * old.tokens_per_step:,} tokens)"
 
-    told = (
+    message = (
         f"the run in this folder is at {at(last)}, but with these settings its decay begins at "
         f"{at(decay_start(new))}, "
     )
     if stable is not None:
-        told += f"and the state saved for longer runs is from {at(stable)}"
+        message += f"and the state saved for longer runs is from {at(stable)}"
     else:
-        told += f"and no state from before its own decay, at {at(decay_start(old))}, was saved"
-    return f"{told}; choose another folder with --out, to train from the start"
+        message += f"and no state from before its own decay, at {at(decay_start(old))}, was saved"
+    return f"{message}; choose another folder with --out, to train from the start"

@@ -84,9 +84,9 @@ def compare(plan: Plan, saved: SavedModel) -> Taken:
     both = [name for name in own if name in saved.weights]
     wrong = [name for name in both if own[name] != saved.weights[name].shape]
     if wrong:
-        told = [f"{name}: {[*saved.weights[name].shape]} there, {[*own[name]]} here" for name in wrong]
+        shapes = [f"{name}: {[*saved.weights[name].shape]} there, {[*own[name]]} here" for name in wrong]
         more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
-        lines = "\n  ".join([*told[:_SHOWN], *more])
+        lines = "\n  ".join([*shapes[:_SHOWN], *more])
         raise TrainingError(f"{saved.path}: these weights do not fit {spec.name}\n  {lines}")
     if not both:
         there = ", ".join([*saved.weights][:3])
@@ -162,9 +162,9 @@ def _listed(names: Sequence[str], others: Sequence[str]) -> str:
         cut = next(n for n in range(1, len(parts) + 1) if not _below(parts[:n], others) or n == len(parts))
         head = ".".join(parts[:cut])
         heads[head] = heads.get(head, 0) + 1
-    told = [head if head in names else f"{head} ({count} weights)" for head, count in heads.items()]
-    more = [f"and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
-    return ", ".join([*told[:_SHOWN], *more])
+    listed = [head if head in names else f"{head} ({count} weights)" for head, count in heads.items()]
+    more = [f"and {len(listed) - _SHOWN} more"] if len(listed) > _SHOWN else []
+    return ", ".join([*listed[:_SHOWN], *more])
 
 
 def _below(parts: Sequence[str], names: Sequence[str]) -> bool:

@@ -71,10 +71,10 @@ def with_warmup(train: Train, steps: int) -> Schedule | None:
 def schedule_text(schedule: Schedule) -> str:
     """Format a schedule as YAML on one line, for a message or a `--set`."""
     shown = {name: getattr(schedule, name) for name in ("warmup", "stable", "decay")}
-    told = [f"{name}: {share!r}" for name, share in shown.items()]
+    fields = [f"{name}: {share!r}" for name, share in shown.items()]
     usual = type(schedule).model_fields["shape"].default
-    told += [f"shape: {schedule.shape}"] * (schedule.shape != usual)
-    return f"{{{', '.join(told)}}}"
+    fields += [f"shape: {schedule.shape}"] * (schedule.shape != usual)
+    return f"{{{', '.join(fields)}}}"
 
 
 def record_schedule(folder: Path, schedule: Schedule) -> None:

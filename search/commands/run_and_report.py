@@ -110,8 +110,8 @@ def _search(space: Space, folder: Path, plan: Plan, watch: Watch, storage: str |
         ended = run_workers(space, folder, plan, watch=watch, storage=storage)
     except KeyboardInterrupt:
         raise Stopped(folder) from None
-    for told in ended.failures:
-        print(told, file=sys.stderr)
+    for failure in ended.failures:
+        print(failure, file=sys.stderr)
     return ended
 
 
@@ -149,14 +149,14 @@ def _imported(
 def _noting(watch: Watch, notes: Sequence[str]) -> Watch:
     """Print notes right after a search has started."""
 
-    def told(event: Event, state: State) -> None:
+    def noting(event: Event, state: State) -> None:
         watch(event, state)
         if event == "begin":
             for note in notes:
                 state.note = note
                 watch("note", state)
 
-    return told
+    return noting
 
 
 def _report(ended: Outcome) -> Path | None:
@@ -166,9 +166,9 @@ def _report(ended: Outcome) -> Path | None:
         with exclusive(ended.folder / PUBLISH):
             return write_report(ended.folder, seen=ended.state)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         print(
-            f"{ended.folder}: the report could not be written ({told}); the search itself is whole, and "
+            f"{ended.folder}: the report could not be written ({cause}); the search itself is whole, and "
             f"`composer report {ended.folder}` tries again",
             file=sys.stderr,
         )

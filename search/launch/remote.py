@@ -236,13 +236,13 @@ class RemoteCrew:
             if worker.ended is None and worker.connection is None and worker.number in over:
                 worker.over_since = worker.over_since or now
                 if now - worker.over_since > _SILENCE:
-                    told = over[worker.number] or "its task is over, and nothing was heard from it"
-                    self._end(worker, Ended("failed", told))
+                    reason = over[worker.number] or "its task is over, and nothing was heard from it"
+                    self._end(worker, Ended("failed", reason))
 
     def _tell_trouble(self) -> None:
         """Tell it once, at the workers that wait for the cluster."""
-        told, self._trouble = self._trouble, self._tasks.trouble()
-        if self._trouble and not told:
+        reported, self._trouble = self._trouble, self._tasks.trouble()
+        if self._trouble and not reported:
             waiting = [worker for worker in self.each if worker.ended is None and worker.connection is None]
             self._due += [(worker, Note(self._trouble)) for worker in waiting]
 

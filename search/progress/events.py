@@ -121,9 +121,9 @@ class Events:
                     yield "seconds_left", state.seconds_left()
                     yield "budgets", _budgets(state)
 
-    def _write(self, event: str, told: dict[str, Any]) -> None:
+    def _write(self, event: str, facts: dict[str, Any]) -> None:
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        self._stream.write(json.dumps({"event": event, "time": now, **told}) + "\n")
+        self._stream.write(json.dumps({"event": event, "time": now, **facts}) + "\n")
         self._stream.flush()
 
 

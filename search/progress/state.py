@@ -203,10 +203,10 @@ class State:
         """Count what has ended: `7 of 24 trials`, and finals where there are any."""
         digest, finals = self.ledger.digest, self.finals().count()
         came, done = (digest.count("trial", *ENDED, imported=each) for each in (True, False))
-        told = f"{done} trials" if self.config.trials is None else f"{done} of {self.config.trials} trials"
-        told += f" and {came} imported" if came else ""
+        text = f"{done} trials" if self.config.trials is None else f"{done} of {self.config.trials} trials"
+        text += f" and {came} imported" if came else ""
         ended = sum(record.status != "running" for record in self.ledger.finals())
-        return f"{told}, {ended} of {max(finals, ended)} finals" if finals or ended else told
+        return f"{text}, {ended} of {max(finals, ended)} finals" if finals or ended else text
 
     def progress(self) -> str:
         """Return as text what has ended and how much of every other budget is spent."""

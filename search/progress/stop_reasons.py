@@ -50,18 +50,18 @@ def hopeless(space: Space, study: Study) -> str:
     """Return why no point of the space is feasible: the cap exceeded most often, and the nearest miss."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.constraints]
     costed = [trial for trial in trials if INVALID not in trial.constraints]
-    told = f"{space.name}: none of {len(trials)} candidates is feasible"
+    message = f"{space.name}: none of {len(trials)} candidates is feasible"
     if not costed:
         params = trials[0].params
         fault = candidate(space, lambda knob: params[knob.name]).why
-        return f"{told}, for none is a valid spec; the first one: {fault}"
+        return f"{message}, for none is a valid spec; the first one: {fault}"
     exceeded = Counter(cap for trial in costed for cap in _violated(trial))
     cap, times = exceeded.most_common(1)[0]
     nearest = min(costed, key=lambda trial: max(trial.constraints.values()))
     missed = ", ".join(f"{cap} by {100 * value:.3g} %" for cap, value in _violated(nearest).items())
     answers = ", ".join(f"{name}={value}" for name, value in nearest.params.items())
     return (
-        f"{told}; {len(costed)} are valid specs, and {times} of these are over caps.{cap}\n"
+        f"{message}; {len(costed)} are valid specs, and {times} of these are over caps.{cap}\n"
         f"the nearest miss exceeds {missed}: {answers}\n"
         f"raise caps.{cap}, or widen the space towards smaller models"
     )

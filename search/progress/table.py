@@ -103,12 +103,12 @@ class LiveTable:
 
 def picture(state: State, rows: int = _ROWS, width: int = _WIDE) -> Group:
     """Draw the state: runs in progress, the best so far, counts and time left."""
-    told = [_wrapped(_progress(state))]
-    told += [_wrapped(text, "dim") for text in (counts(state), *_moved(state))]
+    footer = [_wrapped(_progress(state))]
+    footer += [_wrapped(text, "dim") for text in (counts(state), *_moved(state))]
     running = [workers_table(state)] if state.local else _own_run(state)
     shown = any(doing.note and state.note.endswith(doing.note) for doing in state.local.values())
     note = [_wrapped(state.note)] if state.note and not shown else []
-    return Group(*running, *_elsewhere_lines(state), results(state, rows, width), *told, *note)
+    return Group(*running, *_elsewhere_lines(state), results(state, rows, width), *footer, *note)
 
 
 def _wrapped(text: str, style: str = "") -> Text:
@@ -165,8 +165,8 @@ def _finals(state: State) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for at in verdicts.standings.values():
         best = at.base is verdicts.winner
-        told = [mean_text(each.metric, each.value, each.spread) for each in verdicts.results(at.base)]
-        cells = told if at.runs else ["-"] * len(told)
+        means = [mean_text(each.metric, each.value, each.spread) for each in verdicts.results(at.base)]
+        cells = means if at.runs else ["-"] * len(means)
         rate = "-" if at.lr is None else f"x{at.lr:g}"
         name = f"{'*' if best else ' '} {named(state, at.base)}"
         table.add_row(name, rate, seeds_text(at), *cells, style="bold" if best else "")
@@ -176,11 +176,11 @@ def _finals(state: State) -> Table:
 def counts(state: State) -> str:
     """Return the outcomes of the trials, and how many candidates were costed to find them, as text."""
     ends = {status: state.ledger.digest.count("trial", status) for status in ENDED}
-    told = f", {ends['crashed']} crashed" if ends["crashed"] else ""
+    crashed = f", {ends['crashed']} crashed" if ends["crashed"] else ""
     trials = plural(sum(ends.values()), "trial")
     return (
         f"{trials}: {ends['finished']} trained in full, {ends['stopped']} stopped at a "
-        f"rung{told}; {plural(state.drawn.costed, 'candidate')} costed, "
+        f"rung{crashed}; {plural(state.drawn.costed, 'candidate')} costed, "
         f"{100 * state.drawn.share:.0f} % refused (over a cap or invalid); "
         f"{plural(state.outcomes['repeat'], 'proposal')} repeated"
     )
@@ -201,8 +201,8 @@ def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
     if winner is None:
         yield "no trial was trained in full, so there is no winner"
         return
-    told = ", ".join(f"{each.metric} {each.text}" for each in verdicts.results(winner))
-    yield f"winner: {named(state, winner)} with {told}: {knobs_text(winner)}"
+    scores = ", ".join(f"{each.metric} {each.text}" for each in verdicts.results(winner))
+    yield f"winner: {named(state, winner)} with {scores}: {knobs_text(winner)}"
     yield f"chosen by: {verdicts.rule}"
     yield from _against(verdicts)
     knee = state.knee()
@@ -228,8 +228,8 @@ def _against(verdicts: Verdicts) -> Iterator[str]:
             yield "no baseline was trained in full, so there is no comparison"
         return
     found = verdicts.final()
-    told = ", ".join(f"{each.other.metric} {each.other.text}" for each in found)
-    yield f"best baseline: {rival.name} with {told}"
+    scores = ", ".join(f"{each.other.metric} {each.other.text}" for each in found)
+    yield f"best baseline: {rival.name} with {scores}"
     yield f"the winner against it: {'; '.join(map(_difference, found))}"
     if verdicts.uneven:
         yield f"note: {verdicts.uneven}"
@@ -285,8 +285,8 @@ def _elsewhere_lines(state: State) -> Iterator[Text]:
     for other in _elsewhere(state):
         seen = f"{count_text(other.tokens)} tokens at its last rung" if other.seen else ""
         seen = seen or ("before its first rung" if _rung(state, other) else "training")
-        told = f"{titled(state, other)} with another worker: {seen}"
-        yield Text(told, "dim", overflow="ellipsis", no_wrap=True)
+        text = f"{titled(state, other)} with another worker: {seen}"
+        yield Text(text, "dim", overflow="ellipsis", no_wrap=True)
 
 
 def _rung(state: State, record: Record) -> str:
@@ -304,16 +304,16 @@ def _elsewhere(state: State) -> list[Record]:
 
 def _progress(state: State, now: datetime | None = None) -> str:
     """Return the used share of the budget, the time left and the time of the end, as text."""
-    told = state.progress()
+    text = state.progress()
     left = state.seconds_left()
     if not left:
-        return told
+        return text
     # each worker trains one at a time
     own = sum(doing.record is not None for doing in state.local.values())
     left /= max(1, own) + len(_elsewhere(state))
     end = (now or datetime.now()) + timedelta(seconds=left)
     when = end.strftime("%H:%M" if left < _DAY else "%Y-%m-%d %H:%M")
-    return f"{told}, about {duration(left)} left, until {when}"
+    return f"{text}, about {duration(left)} left, until {when}"
 
 
 def _goals(state: State) -> str:

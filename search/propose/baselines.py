@@ -58,8 +58,8 @@ def _unmeasured(entry: Entry, spec: Spec, space: Space) -> Iterator[Fault]:
         got = f"{entry.path} with {spec.train.tokens}"
         yield entry.fault(f"train.tokens of at least the last rung ({rungs[-1]})", got)
     for objective in space.search.objectives:
-        if told := metric_fault(objective, spec.train.data):
-            _, got, hint = told
+        if fault := metric_fault(objective, spec.train.data):
+            _, got, hint = fault
             yield entry.fault(f"a baseline whose training measures {got}", entry.path, hint)
 
 

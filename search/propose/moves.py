@@ -109,12 +109,12 @@ def words(
     """
     if not parents:
         return ["a random point"]
-    told: list[str] = []
+    changes: list[str] = []
     first, names = parents[0].params, [name for name in child if not name.startswith(EDITED)]
     if edits is not None and _part(child, EDITED) != _part(first, EDITED):
         now, before = edits(child), edits(first)
-        told += [each for each in now if each not in before]
-        told += [f"no longer: {each}" for each in before if each not in now]
+        changes += [each for each in now if each not in before]
+        changes += [f"no longer: {each}" for each in before if each not in now]
     if len(parents) > 1:
         other = parents[1]
         swapped = [
@@ -125,13 +125,13 @@ def words(
         names = [name for name in names if branch_of(name) not in swapped]
         if swapped:
             what = ", ".join(f"{_branch_words(branch)} from {other.name}" for branch in swapped)
-            told.append(f"crossover of trials {parents[0].name} and {other.name}: {what}")
+            changes.append(f"crossover of trials {parents[0].name} and {other.name}: {what}")
     for name in names:
         if name not in first:
-            told.append(f"{_words(name)} {_text(child[name])} (new)")
+            changes.append(f"{_words(name)} {_text(child[name])} (new)")
         elif child[name] != first[name]:
-            told.append(f"{_words(name)} {_text(first[name])} -> {_text(child[name])}")
-    return told
+            changes.append(f"{_words(name)} {_text(first[name])} -> {_text(child[name])}")
+    return changes
 
 
 def _movable(knob: Knob) -> bool:

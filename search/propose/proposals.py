@@ -103,8 +103,8 @@ class SurrogateSource(Source):
     ) -> Iterator[Draft]:
         """Create a new sampler for each draft."""
         trials = study.get_trials(deepcopy=False)
-        told = [each for each in trials if each.state == TrialState.COMPLETE]
-        worst, left_out = _worst(study, told), _left_out(study, told)
+        complete = [each for each in trials if each.state == TrialState.COMPLETE]
+        worst, left_out = _worst(study, complete), _left_out(study, complete)
         copy = optuna.create_study(directions=study.directions)
         copy.add_trials(
             [
@@ -138,9 +138,9 @@ class SurrogateSource(Source):
     def _infeasible(self, params: dict[str, Any], excess: float, worst: list[float]) -> FrozenTrial:
         return self._made(params, values=worst, constraints={_EXCESS: min(excess, _FAR)})
 
-    def _made(self, params: dict[str, Any], **told: Any) -> FrozenTrial:
+    def _made(self, params: dict[str, Any], **facts: Any) -> FrozenTrial:
         asked = {name: self._distributions[name] for name in params}
-        return create_trial(params=params, distributions=asked, **told)
+        return create_trial(params=params, distributions=asked, **facts)
 
 
 def misses(refused: Sequence[Judged], most: int = 4) -> list[tuple[dict[str, Value], float]]:
@@ -182,13 +182,13 @@ def _ask(inner: BaseSampler, study: Study, trial: FrozenTrial) -> Ask:
     return ask
 
 
-def _left_out(study: Study, told: Sequence[FrozenTrial]) -> set[int]:
+def _left_out(study: Study, complete: Sequence[FrozenTrial]) -> set[int]:
     """Return the completed trials that a sampler is not shown: neither among the best nor the latest."""
-    if len(told) <= SHOWN:
+    if len(complete) <= SHOWN:
         return set()
-    points = [ascending(study, each) for each in told]
-    ranks = {each.number: rank for each, rank in zip(told, fronts(points), strict=True)}
-    infeasible = {each.number: max(each.constraints.values(), default=0.0) > 0 for each in told}
+    points = [ascending(study, each) for each in complete]
+    ranks = {each.number: rank for each, rank in zip(complete, fronts(points), strict=True)}
+    infeasible = {each.number: max(each.constraints.values(), default=0.0) > 0 for each in complete}
     best_first = sorted(ranks, key=lambda number: (infeasible[number], ranks[number]))
     return set(sorted(best_first[SHOWN // 2 :])[: -SHOWN // 2])
 
@@ -202,7 +202,7 @@ def _signs(study: Study) -> list[int]:
     return [1 if way == StudyDirection.MAXIMIZE else -1 for way in study.directions]
 
 
-def _worst(study: Study, told: Sequence[FrozenTrial]) -> list[float]:
+def _worst(study: Study, complete: Sequence[FrozenTrial]) -> list[float]:
     """Return the worst value of each objective so far, 0 without any."""
-    points = [ascending(study, trial) for trial in told]
+    points = [ascending(study, trial) for trial in complete]
     return [sign * min((point[i] for point in points), default=0.0) for i, sign in enumerate(_signs(study))]

@@ -39,8 +39,8 @@ def sampler_faults(space: Space) -> Iterator[Fault]:
     if found.missing:
         others = (each for each in samplers() if each != name and not find_sampler(each).missing)
         hint = f"pip install '{found.install}', or take {listed(others, 'or')}"
-        told = f"{name} needs {found.needs}, which is not installed"
-        yield space.fault(("search", "sampler"), told, "", hint)
+        message = f"{name} needs {found.needs}, which is not installed"
+        yield space.fault(("search", "sampler"), message, "", hint)
 
 
 def start_faults(space: Space) -> Iterator[Fault]:

@@ -119,23 +119,23 @@ def _spent(source: Source) -> str:
     trials = sum(record.role == "trial" for record in own)
     who = plural(trials, "trial")
     who += " and the baselines" if any(record.role == "baseline" for record in own) else ""
-    told = f"{who} read {count_text(spent)} training tokens in {duration(time)}" + (
+    text = f"{who} read {count_text(spent)} training tokens in {duration(time)}" + (
         f"; trained in full they would have read {count_text(full)}." if spent else "."
     )
     finals = state.ledger.finals()
     if finals:
         more, time = sum(record.read for record in finals), sum(record.seconds for record in finals)
-        told += f" {plural(len(finals), 'run')} of finals read {count_text(more)} more in {duration(time)}."
+        text += f" {plural(len(finals), 'run')} of finals read {count_text(more)} more in {duration(time)}."
     budgets = ", ".join(map(str, state.accounts())) if source.asked else ""
-    told += f" Budgets used: {budgets}." if budgets else ""
-    return f"<p>{told}</p>{_imported(source)}"
+    text += f" Budgets used: {budgets}." if budgets else ""
+    return f"<p>{text}</p>{_imported(source)}"
 
 
 def _imported(source: Source) -> str:
     found = Counter(record.imported for record in source.state.ledger if record.imported)
     items = (f"{count} from <code>{escape(folder)}</code>" for folder, count in found.items())
-    told = ", ".join(items)
-    return f"<p>Runs imported from other searches: {told}.</p>" if told else ""
+    text = ", ".join(items)
+    return f"<p>Runs imported from other searches: {text}.</p>" if text else ""
 
 
 def _proposed(source: Source) -> str:
@@ -145,7 +145,7 @@ def _proposed(source: Source) -> str:
         return '<p class="soft">No journal was found, so the proposals are not known.</p>'
     drawn, trials = state.drawn, sum(not record.imported for record in state.ledger.trials())
     each = f", {drawn.costed / trials:.1f} for each trial trained" if trials else ""
-    told = (
+    intro = (
         f"<p>Candidates costed: {drawn.costed}{each}. Of the sampler's own {drawn.own} drafts "
         f"{100 * drawn.share:.0f} % were over a cap or invalid.</p>"
     )
@@ -154,7 +154,7 @@ def _proposed(source: Source) -> str:
         for name, words in _OUTCOMES.items()
         if (count := state.outcomes[name])
     ]
-    return told + table(["proposals", "how many", "share", ""], rows, words=(0, 3))
+    return intro + table(["proposals", "how many", "share", ""], rows, words=(0, 3))
 
 
 def _finals(source: Source) -> Iterator[str]:

@@ -59,7 +59,7 @@ def _intro(source: Source) -> str:
     who += [f"{baselines} baselines" if baselines > 1 else "one baseline"] * bool(baselines)
     how = "were" if len(source.standings) > 1 else "was"
     seeds = any(at.runs for at in source.standings)
-    told = (
+    text = (
         "Means are over fresh seeds, on which nothing was selected, so no result is here because it was "
         "lucky in the search; the best of several means is still slightly optimistic."
         if seeds
@@ -67,7 +67,7 @@ def _intro(source: Source) -> str:
     )
     going = sum(at.left for at in source.standings)
     rest = f" {going} {'runs have' if going > 1 else 'run has'} not ended yet." if going else ""
-    return f"<p>{' and '.join(who).capitalize()} {how} trained again, all in the same way. {told}{rest}</p>"
+    return f"<p>{' and '.join(who).capitalize()} {how} trained again, all in the same way. {text}{rest}</p>"
 
 
 def said(source: Source) -> Iterator[str]:
@@ -94,16 +94,16 @@ def seeds_chart(source: Source, metric: str) -> Chart:
     names = [titled(source.state, at.base) for at in rows]
     left = 26 + max(map(width_of, names))
     means = [source.verdicts.results(at.base)[objective] for at in rows]
-    told = [mean_text(metric, each.value, each.spread) for each in means]
+    texts = [mean_text(metric, each.value, each.spread) for each in means]
     chart = Chart(
         WIDTH,
         66 + _ROW * len(rows),
         f"{metric} of fresh seeds",
-        "; ".join(f"{name}: {text}" for name, text in zip(names, told, strict=True)),
+        "; ".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True)),
     )
     values = [value for at in rows for value in [*at.column(objective), at.base.seen[-1].values[objective]]]
     values += [each.value + sign * (each.spread or 0) for each in means for sign in (-1, 1)]
-    across = scale(values, left, WIDTH - 30 - max(map(width_of, told)), room=0.04)
+    across = scale(values, left, WIDTH - 30 - max(map(width_of, texts)), room=0.04)
     bottom = chart.height - 48
     chart.below(across, bottom, 8, partial(value_text, metric), metric)
     for number, (at, mean) in enumerate(zip(rows, means, strict=True)):
@@ -122,7 +122,7 @@ def seeds_chart(source: Source, metric: str) -> Chart:
             marks.append(f'<circle class="halo" cx="{n(ends[1])}" cy="{n(y + 8)}" r="10.5"/>')
         chart.link(at.base.key, f"dot front {kind}", f"{names[number]}: {mean.text}", marks, True)
         chart.words(left - 14, y + 5, names[number], "name end")
-        chart.words(across.end + 16, y + 5, told[number], "tick")
+        chart.words(across.end + 16, y + 5, texts[number], "tick")
     return chart
 
 
@@ -208,8 +208,8 @@ def against(source: Source, record: Record, objective: int) -> str:
     if winner is None or record is winner or record.status != "finished":
         return ""
     found = source.verdicts.against(record, winner)[objective]
-    told = f" <span class='soft'>{escape(_short(found))}</span>" if found.verdict != "cost" else ""
-    return escape(found.size) + told
+    note = f" <span class='soft'>{escape(_short(found))}</span>" if found.verdict != "cost" else ""
+    return escape(found.size) + note
 
 
 def _short(found: Comparison) -> str:

@@ -22,14 +22,14 @@ def header(source: Source, now: datetime) -> str:
     running = sum(record.status == "running" for record in state.ledger.every())
     tokens = sum(record.read for record in state.ledger.every() if not record.imported)
     cards = [*_headline(source), _trials(source), ("Spent", f"{count_text(tokens)} tokens", _spent(source))]
-    told = "".join(_card(*card) for card in cards)
+    cards_html = "".join(_card(*card) for card in cards)
     when = now.strftime("%Y-%m-%d %H:%M")
     going = ' <strong class="live">still running</strong>' if running else ""
     return (
         f'<header><p class="over">composer search</p><h1>{escape(source.name)}</h1>'
         f'<p class="lead">{escape(goals)}{going}. <span class="soft">As of {when}, in '
         f"<code>{escape(str(source.folder))}</code></span></p>"
-        f'<div class="cards">{told}</div></header>'
+        f'<div class="cards">{cards_html}</div></header>'
     )
 
 
@@ -41,12 +41,12 @@ def _trials(source: Source) -> tuple[str, str, str]:
     total, ends = state.config.trials, Counter(record.status for record in state.ledger.trials())
     of = f" of {total}" if source.asked and total is not None and total > len(own) else ""
     known = [f"{count} {STATUS[status]}" for status in STATUS if (count := ends[status])]
-    told = ", ".join(known) or "none has begun"
+    text = ", ".join(known) or "none has begun"
     finals, due = len(state.ledger.finals()), state.finals().count() if source.asked else 0
-    told += f"; {came} imported" if came else ""
+    text += f"; {came} imported" if came else ""
     if finals:
-        told += f"; {finals}" + (f" of {due}" if due > finals else "") + " runs of finals"
-    return "Trials", f"{len(own)}{of}", told
+        text += f"; {finals}" + (f" of {due}" if due > finals else "") + " runs of finals"
+    return "Trials", f"{len(own)}{of}", text
 
 
 def _spent(source: Source) -> str:
@@ -59,14 +59,14 @@ def _time(source: Source) -> str:
     records = [record for record in source.state.ledger.every() if not record.imported]
     kinds = ["baselines"] * source.state.has_baselines() + ["finals"] * bool(source.state.ledger.finals())
     more = f", {' and '.join(kinds)} included" if kinds else ""
-    told = f"{duration(source.state.spent())} of training{more}"
+    text = f"{duration(source.state.spent())} of training{more}"
     workers = len({record.worker for record in records if record.worker})
     begun = [record.started for record in records if record.started]
     ended = [record.ended for record in records if record.ended]
     if not begun or not ended:
-        return told
+        return text
     many = f" with {workers} workers" if workers > 1 else ""
-    return f"{told}{many}; {duration(max(ended) - min(begun))} by the clock from first to last"
+    return f"{text}{many}; {duration(max(ended) - min(begun))} by the clock from first to last"
 
 
 def _card(name: str, big: str, small: str) -> str:
@@ -109,14 +109,14 @@ def _against(source: Source, winner: Record, rival: Record) -> tuple[str, str]:
     saved = [each.one.metric for each in found if each.verdict == "cost" and each.better > 0]
     if first.verdict == "not significant" and saved and saved[0] in costs:
         big = f"{_change(winner, rival, saved[0])} {saved[0]}"
-        told = f"{first.one.metric} {first.size} than {rival.name} ({first.other.text})"
+        text = f"{first.one.metric} {first.size} than {rival.name} ({first.other.text})"
         costs.remove(saved[0])
     else:
-        big, told = first.size, f"than {rival.name} in {first.other.metric} ({first.other.text})"
+        big, text = first.size, f"than {rival.name} in {first.other.metric} ({first.other.text})"
     trade = ", ".join(f"{name} {_change(winner, rival, name)}" for name in costs)
-    told += f", with {trade}." if trade else "."
-    told += f" {first.doubt[:1].upper()}{first.doubt[1:]}." if first.doubt else ""
-    return big, told + (f" Note: {source.verdicts.uneven}." if source.verdicts.uneven else "")
+    text += f", with {trade}." if trade else "."
+    text += f" {first.doubt[:1].upper()}{first.doubt[1:]}." if first.doubt else ""
+    return big, text + (f" Note: {source.verdicts.uneven}." if source.verdicts.uneven else "")
 
 
 def _change(winner: Record, rival: Record, cost: str) -> str:

@@ -32,9 +32,9 @@ def _ancestors(state: State, last: Record) -> Iterator[Step]:
             found[name] = trials[name]
             waiting += map(str, trials[name].origin.get("parents", ()))
     for name in sorted(found, key=int):
-        told = found[name].origin
-        parents = " and ".join(map(str, told.get("parents", ())))
-        moves = ", ".join(map(str, told.get("moves", ()))) or "as proposed"
+        origin = found[name].origin
+        parents = " and ".join(map(str, origin.get("parents", ())))
+        moves = ", ".join(map(str, origin.get("moves", ()))) or "as proposed"
         yield Step(found[name], f"from {parents}: {moves}" if parents else moves)
 
 

@@ -172,8 +172,8 @@ def _matched(source: Source, baselines: list[Record]) -> str:
         moves = ", ".join(map(str, record.origin.get("moves", ())))
         reached = ", ".join(map(str, record.origin.get("matched", ())))
         if moves or reached:
-            told = escape(moves or "nothing changed") + (f"; {escape(reached)}" if reached else "")
-            items.append(f"<li>{link(source, record)}: {told}</li>")
+            text = escape(moves or "nothing changed") + (f"; {escape(reached)}" if reached else "")
+            items.append(f"<li>{link(source, record)}: {text}</li>")
     note = "<h3>Matched to the caps</h3><p class='soft'>The sizes changed so that they cost as much.</p>"
     return f"{note}<ul>{''.join(items)}</ul>" if items else ""
 

@@ -35,13 +35,13 @@ def shown(screen: Console, clock: Callable[[], float] = time.monotonic) -> Itera
 def _lines(screen: Console, clock: Callable[[], float]) -> Arriving:
     last = clock()
 
-    def told(old: Path, done: int, total: int) -> None:
+    def printed(old: Path, done: int, total: int) -> None:
         nonlocal last
         if clock() - last >= _PAUSE:
             last = clock()
             screen.print(_told(old, done, total), soft_wrap=True, markup=False, highlight=False)
 
-    return told
+    return printed
 
 
 def _told(old: Path, done: int, total: int) -> str:

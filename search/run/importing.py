@@ -98,11 +98,11 @@ class Tally:
     refused: dict[str, list[str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        told = [f"imported {self.brought} of {len(self.old.records)} runs of {self.old.folder}"]
+        parts = [f"imported {self.brought} of {len(self.old.records)} runs of {self.old.folder}"]
         for reason, details in self.refused.items():
             first = next((f" ({detail})" for detail in details if detail), "")
-            told.append(f"{reason}: {len(details)}{first}")
-        return "; ".join(told)
+            parts.append(f"{reason}: {len(details)}{first}")
+        return "; ".join(parts)
 
 
 def read_old(old: Path, folder: Path) -> Old:

@@ -68,8 +68,8 @@ class Preview:
         for name in MEASURES:
             found = [point.costs[name] for point in feasible if name in point.costs]
             if found:
-                told = (amount(name, value) for value in (min(found), median(found), max(found)))
-                yield f"  {name:22}" + "".join(f"{text:>12}" for text in told)
+                texts = (amount(name, value) for value in (min(found), median(found), max(found)))
+                yield f"  {name:22}" + "".join(f"{text:>12}" for text in texts)
 
     def _reasons(self, total: int) -> Iterator[str]:
         """Return why points are invalid, most frequent reason first, each with an example."""
@@ -79,8 +79,8 @@ class Preview:
                 # one rule mentions different numbers at different points
                 rule = f"{fault.path}: {re.sub(r'[0-9]+', '', fault.expected)}"
                 reasons.setdefault(rule, []).append(f"{fault.path}: {fault.message}")
-        for told in sorted(reasons.values(), key=len, reverse=True):
-            yield f"  invalid {len(told)} ({100 * len(told) / total:.0f} %): {told[0]}"
+        for faults in sorted(reasons.values(), key=len, reverse=True):
+            yield f"  invalid {len(faults)} ({100 * len(faults) / total:.0f} %): {faults[0]}"
 
     def _rungs(self, feasible: list[Candidate]) -> Iterator[str]:
         """Return how many points pass each rung before their end; with rungs in tokens all do."""

@@ -110,24 +110,24 @@ class _Supervisor:
         self.watch("end", self.state)
         return Outcome(self.folder, self.state, self.reasons[-1], tuple(self.failures.values()))
 
-    def _hear(self, worker: CrewMember, told: SearchEvent) -> None:
+    def _hear(self, worker: CrewMember, event: SearchEvent) -> None:
         """Take over the state that a worker sent, and pass its event on."""
-        if told.event != "progress":
+        if event.event != "progress":
             self._refresh()
-        state, doing = self.state, told.activity
+        state, doing = self.state, event.activity
         state.running, state.step = doing.record, doing.step
         state.target, state.since = doing.target, doing.since
-        state.worker, state.left_by = told.worker, told.left_by
+        state.worker, state.left_by = event.worker, event.left_by
         state.note = f"worker {worker.number}: {doing.note}" if doing.note else ""
         state.local[worker.number] = doing
         # each worker knows the proposals as of its last refresh
-        state.outcomes = state.outcomes | told.outcomes
-        state.drawn = max(state.drawn, told.drawn, key=lambda drawn: drawn.costed)
-        if told.event == "end" or (told.event == "begin" and self.begun):
+        state.outcomes = state.outcomes | event.outcomes
+        state.drawn = max(state.drawn, event.drawn, key=lambda drawn: drawn.costed)
+        if event.event == "end" or (event.event == "begin" and self.begun):
             return
         self.begun = True
-        self.watch(told.event, state)
-        if told.event == "ended":
+        self.watch(event.event, state)
+        if event.event == "ended":
             state.local[worker.number] = Activity()
 
     def _lose(self, worker: CrewMember, ended: Ended) -> None:
@@ -135,11 +135,11 @@ class _Supervisor:
         self.state.local[worker.number] = Activity(note="failed")
         output = f"; its output: {worker.output}" if worker.output else ""
         # a failure common to all is reported once
-        told = f"worker {worker.number} failed: {ended.text}{output}"
-        self.failures.setdefault(ended.text, told)
+        message = f"worker {worker.number} failed: {ended.text}{output}"
+        self.failures.setdefault(ended.text, message)
         left = sum(each.ended is None for each in self.workers.each)
         if left and self.begun:
-            self._note(f"{told}; {left} other{'s go' if left > 1 else ' goes'} on")
+            self._note(f"{message}; {left} other{'s go' if left > 1 else ' goes'} on")
 
     def _all_failed(self) -> str:
         if len(self.failures) == 1:

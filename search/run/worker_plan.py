@@ -140,7 +140,7 @@ def _within_memory(count: int, run: int, wanted: bool) -> tuple[int, str]:
         return count, ""
     need = f"a run may take {bytes_text(run)} (train_memory) and its process {bytes_text(PROCESS)}"
     if wanted:
-        told = f"{count} workers may need {bytes_text(count * (run + PROCESS))}, more than the"
-        return count, f"{told} {bytes_text(room)} of free memory, enough for {fits}: {need}"
+        message = f"{count} workers may need {bytes_text(count * (run + PROCESS))}, more than the"
+        return count, f"{message} {bytes_text(room)} of free memory, enough for {fits}: {need}"
     noun = "worker" if fits == 1 else "workers"
     return fits, f"{fits} {noun} instead of {count}: {need}, and {bytes_text(room)} of memory are free"

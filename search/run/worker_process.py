@@ -81,8 +81,8 @@ class SearchJob:
 
         def watch(event: Event, state: State) -> None:
             doing = Activity(state.running, state.step, state.target, state.since, state.note)
-            told = SearchEvent(event, state.worker, doing, state.left_by, state.outcomes, state.drawn)
-            tell(told, droppable=event == "progress", training=event in ("progress", "taken_over"))
+            message = SearchEvent(event, state.worker, doing, state.left_by, state.outcomes, state.drawn)
+            tell(message, droppable=event == "progress", training=event in ("progress", "taken_over"))
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         return run_search(self.space, self.folder, self.train, watch, self.storage).reason

@@ -76,8 +76,8 @@ class DatabaseStore:
             self._refuse_another(token)
             self._write_time()
         except DBAPIError as error:
-            told = f"expected a PostgreSQL database to write to, but {_cause(error)}"
-            raise SearchError(f"{self._place}: {told}") from None
+            message = f"expected a PostgreSQL database to write to, but {_cause(error)}"
+            raise SearchError(f"{self._place}: {message}") from None
         finally:
             # nothing stays open if this fails
             self._engine.dispose()
@@ -182,14 +182,14 @@ class DatabaseStore:
     def lost(self, error: Exception, waited: float | None) -> str:
         """Return a message that the database does not answer."""
         full = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-        told = f"{self._place}: the database does not answer"
+        message = f"{self._place}: the database does not answer"
         if full.startswith(_RESOURCES):
-            told = f"{self._place}: the database lacks resources ({_cause(error)})"
+            message = f"{self._place}: the database lacks resources ({_cause(error)})"
         if waited is None:
-            return f"{told}; trying again"
+            return f"{message}; trying again"
         waiting = f", for {waited / 60:.0f} minutes" if waited else ""
         cause = "" if full.startswith(_RESOURCES) else f": {_cause(error)}"
-        return f"{told}{waiting}{cause}\nnothing is lost; run the same command to resume once it is back"
+        return f"{message}{waiting}{cause}\nnothing is lost; run the same command to resume once it is back"
 
     def reopen(self) -> None:
         """Connect again, and forget all records."""

@@ -163,14 +163,14 @@ def older(folder: Path, space: Shared) -> str | None:
     except SearchError:
         return None
     more = [f"  and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
-    told = [
+    lines = [
         f"this is a new search: the last one of {space.name}, in {newest}, is of another space "
         "(- there, + now):",
         *changed[:_SHOWN],
         *more,
         f"`--import {newest}` brings in its results that are points of this space",
     ]
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 def _changed(folder: Path, space: Shared) -> list[str]:

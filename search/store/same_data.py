@@ -37,11 +37,11 @@ def same_data(spec: Spec, records: Iterable[Record], folder: Path) -> dict[str, 
     for record in records if now is not None else ():
         if record.data.get("place") == mark["place"] and record.data["digest"] != mark["digest"]:
             assert now is not None
-            told = "".join(f"  {change}\n" for change in changes(record, folder / record.folder, now))
+            text = "".join(f"  {change}\n" for change in changes(record, folder / record.folder, now))
             raise SearchError(
                 f"{folder}: the data has changed since {record.kind} {record.name} was trained "
                 f"(then -> now):\n"
-                f"{told}results on different data cannot be compared; restore the data to continue the "
+                f"{text}results on different data cannot be compared; restore the data to continue the "
                 "search, or start another one with --out"
             )
     return mark

@@ -36,10 +36,10 @@ def curve(results: Results, metric: str, cost: str) -> Chart | None:
     if not points:
         return None
     title = f"{metric} against {UNITS[cost]}"
-    told = "; ".join(
+    caption = "; ".join(
         f"{arm.title}: {found[-1][2]:.4g} at {_cost_text(cost, found[-1][0])}" for arm, found in points
     )
-    chart = Chart(WIDTH, max(400, _LINE * len(points) + 110), title, f"means over fresh seeds; {told}")
+    chart = Chart(WIDTH, max(400, _LINE * len(points) + 110), title, f"means over fresh seeds; {caption}")
     room = max(name_width(arm.title) for arm, _ in points) + 26
     across = scale((x for _, found in points for x, *_ in found), _LEFT, WIDTH - room, log=True)
     up = scale((y for _, found in points for _, ys, _ in found for y in ys), chart.height - _BELOW, _TOP)
@@ -66,8 +66,8 @@ def claims(judged: list[Verdict]) -> Chart | None:
     if not shown:
         return None
     spans = [tuple(each.factor.interval()) for each in shown]
-    told = "; ".join(f"{each.claim}: {each.judgement}" for each in shown)
-    chart = Chart(WIDTH, 46 * len(shown) + 96, "Factors of the claims", told)
+    caption = "; ".join(f"{each.claim}: {each.judgement}" for each in shown)
+    chart = Chart(WIDTH, 46 * len(shown) + 96, "Factors of the claims", caption)
     finite = [x for span in spans for x in span if 0 < x < math.inf]
     values = [
         1.0,

@@ -69,8 +69,8 @@ def train_all(
     gc.enable()  # the command line starts without; a study makes and drops many models
     plan = launcher.plan(need(study, rows), workers)
     if not quiet:
-        told = "" if plan.here else f" with {plan}"
-        print(f"training in {folder}{told}, results in {rows}", flush=True)
+        where = "" if plan.here else f" with {plan}"
+        print(f"training in {folder}{where}, results in {rows}", flush=True)
     if plan.note:
         print(plan.note, file=sys.stderr)
     with nullcontext(silent) if quiet else Terminal(screen, study.config.measure) as watch:

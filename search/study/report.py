@@ -90,7 +90,7 @@ def _standing(results: Results) -> str:
 def _header(results: Results, judged: Sequence[Verdict]) -> str:
     config, rows = results.plan.config, results.used()
     counts = Counter(each.judgement for each in judged)
-    told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+    text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
     # rows of earlier versions say "1 threads"
     machines = sorted({row.machine.replace(", 1 threads", ", 1 thread") for row in rows})
     spent = f"{duration(sum(row.seconds for row in rows))} of training" if rows else "nothing yet"
@@ -101,7 +101,7 @@ def _header(results: Results, judged: Sequence[Verdict]) -> str:
             f"{len(config.arms)} arms, {len(config.rates)} rates, {config.seeds} fresh seeds",
         ),
         ("Budgets", ", ".join(map(count_text, config.budgets)), "training tokens"),
-        ("Claims", told, f"of {len(judged)}"),
+        ("Claims", text, f"of {len(judged)}"),
         ("Spent", spent, "; ".join(machines) or "no machine"),
     ]
     shown = "".join(

@@ -59,9 +59,9 @@ def _line(event: Event, progress: Progress, measure: str) -> str:
             return f"{counted} are done"
         case "row" if row is not None:
             value = row.metrics.get(measure)
-            told = "" if value is None else f"{measure} {value:.4g}, "
+            score = "" if value is None else f"{measure} {value:.4g}, "
             took = f", {duration(row.seconds)}" if row.seconds else ""
-            result = f"{told}loss {row.metrics['loss']:.4g}{took}"
+            result = f"{score}loss {row.metrics['loss']:.4g}{took}"
             return f"{progress.run}, {count_text(row.budget)} tokens: {result}; {counted}"
         case "crashed" if row is not None:
             return f"{progress.run} could not be trained: {row.crashed}"

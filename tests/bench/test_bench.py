@@ -35,7 +35,7 @@ HERE = Setting(
 @pytest.fixture(autouse=True)
 def without_compiler(monkeypatch):
     # what torch compiles takes most of a minute
-    monkeypatch.setattr(setting, "compiler_works", lambda device, told=None: False)
+    monkeypatch.setattr(setting, "compiler_works", lambda device, note=None: False)
 
 
 def test_every_round_runs_everyone_once_in_an_order_of_its_own():

@@ -27,8 +27,8 @@ class UniformSteps(TrainedSteps):
         first, last = self.uniform
         if not 0 <= last - first < MOST_NUMBERS:
             expected = f"a first number that is not above the last, and at most {MOST_NUMBERS} numbers"
-            told = {"expected": expected, "got": f"{first} to {last}"}
-            raise PydanticCustomError("expected", "{expected}", told)
+            context = {"expected": expected, "got": f"{first} to {last}"}
+            raise PydanticCustomError("expected", "{expected}", context)
         return self
 
     def phases(self, steps: int, optimizer_steps: int) -> Sequence[Phase]:

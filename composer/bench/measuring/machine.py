@@ -53,7 +53,7 @@ def clocks() -> dict[str, str | int]:
     """Return the clocks and the power limit of the first GPU, as far as its driver reports them."""
     asked = f"--query-gpu={','.join(_CLOCKS)}"
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             ["nvidia-smi", asked, "--format=csv,noheader", f"--id={torch.cuda.current_device()}"],
             capture_output=True,
             text=True,
@@ -62,7 +62,7 @@ def clocks() -> dict[str, str | int]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {name: each.strip() for name, each in zip(_CLOCKS, told.strip().split(","), strict=False)}
+    return {name: each.strip() for name, each in zip(_CLOCKS, output.strip().split(","), strict=False)}
 
 
 def rates(device: torch.device, dtype: torch.dtype, clock: Clock, small: bool) -> Rates:

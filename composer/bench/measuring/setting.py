@@ -73,7 +73,7 @@ class Case:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-def here(rounds: int, full: bool | None = None, told: Callable[[str], None] = lambda text: None) -> Setting:
+def here(rounds: int, full: bool | None = None, note: Callable[[str], None] = lambda text: None) -> Setting:
     """Return the setting for this machine: the GPU if there is one, at full size by default."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -81,14 +81,14 @@ def here(rounds: int, full: bool | None = None, told: Callable[[str], None] = la
     clock = clock_of(device)
     full = cuda if full is None else full
     found = rates(device, dtype, clock, small=not full)
-    return Setting(device, dtype, full, rounds, clock, found, compiler_works(device, told))
+    return Setting(device, dtype, full, rounds, clock, found, compiler_works(device, note))
 
 
-def compiler_works(device: torch.device, told: Callable[[str], None] = lambda text: None) -> bool:
+def compiler_works(device: torch.device, note: Callable[[str], None] = lambda text: None) -> bool:
     """Return whether torch.compile works on a device, by compiling one line; print the reason if not."""
     why = attempt(lambda: torch.compile(torch.sin)(torch.zeros(2, device=device)))
     if why:
-        told(f"{NO_COMPILER}: {why}")
+        note(f"{NO_COMPILER}: {why}")
     return not why
 
 

@@ -60,8 +60,8 @@ def conformance(
         example = found.example
         if found.fault:
             print(f"{found.example}: {found.check}: {found.fault}", flush=True)
-    told = example.partition(" ")[0]
+    example = example.partition(" ")[0]
     if failed:
-        print(f"{told}: {failed} of {count} checks failed")
+        print(f"{example}: {failed} of {count} checks failed")
         raise typer.Exit(1)
-    print(f"{told}: all {count} checks passed")
+    print(f"{example}: all {count} checks passed")

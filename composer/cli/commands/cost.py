@@ -208,18 +208,18 @@ def _totals(spec: Spec, costs: Costs, graph: Graph) -> Any:
             said = ", ".join(f"{amount(name, limit)}{word}" for limit, word in caps)
             mark = "[red]over[/red]" if name in hard else "[yellow]over[/yellow]" if name in soft else ""
             mark = mark or ("[green]fits[/green]" if said else "")
-            told = MEASURES[name].at_words if costs.trained_steps else ""
-            table.add_row(name, amount(name, value), said, " ".join(filter(None, (mark, told))))
+            remark = MEASURES[name].at_words if costs.trained_steps else ""
+            table.add_row(name, amount(name, value), said, " ".join(filter(None, (mark, remark))))
     left = checkpoint_size(spec, graph)
     if left.weights_file is not None:
         table.add_row("weights file", bytes_text(left.weights_file), "", "safetensors")
     table.add_row("checkpoint", bytes_text(left.resume_tensors), "", "weights, AdamW's state")
     for place, steps in costs.trained_steps.items():
-        told = f"in the mean, {steps.least} to {steps.most}"
-        table.add_row(f"steps of {place} in training", f"{steps.expected:.4g}", "", told)
+        remark = f"in the mean, {steps.least} to {steps.most}"
+        table.add_row(f"steps of {place} in training", f"{steps.expected:.4g}", "", remark)
     if costs.recompute_flops:
-        told = "per token, in the backward pass; see the plan"
-        table.add_row("FLOPs run again", count_text(costs.recompute_flops), "", told)
+        remark = "per token, in the backward pass; see the plan"
+        table.add_row("FLOPs run again", count_text(costs.recompute_flops), "", remark)
     memory = costs.train_memory
     table.add_section()
     table.add_row("at the peak of memory:", "", "", memory.moment)

@@ -118,8 +118,8 @@ def generate(
         from json import dumps
 
         size = {"cache_bytes_per_token": model.cache_bytes_per_token(kept, numbers)}
-        told = [{"prompt": a, "text": b, **size} for a, b in zip(prompts, made, strict=True)]
-        print(dumps(told, indent=2))
+        entries = [{"prompt": a, "text": b, **size} for a, b in zip(prompts, made, strict=True)]
+        print(dumps(entries, indent=2))
 
 
 def _text(prompt: str) -> str:

@@ -112,9 +112,9 @@ def _report(target: Spec, found: Match) -> list[str]:
 
     tokens = micro_batch_tokens(target)
     off = [residual.measure for residual in found.residuals if not residual.holds]
-    told = "matched"
+    outcome = "matched"
     if off:
-        told = f"no shape within the bounds meets all budgets; off: {', '.join(off)}"
+        outcome = f"no shape within the bounds meets all budgets; off: {', '.join(off)}"
     rows = [
         (
             each.measure,
@@ -127,7 +127,7 @@ def _report(target: Spec, found: Match) -> list[str]:
         for each in found.residuals
     ]
     return [
-        f"{found.spec.name}: {told}",
+        f"{found.spec.name}: {outcome}",
         f"changed: {changes(found)}",
         f"distance: {found.distance:.2f} from the shape of the base",
         f"vocabulary, context and training are those of {target.name}; memory is that of {tokens} tokens",

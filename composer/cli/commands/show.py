@@ -38,8 +38,8 @@ def show(
     if resolved and changed:
         raise typer.BadParameter("expected one of --resolved and --changed", param_hint="--changed")
     spec = load(file, settings or ())
-    for told in not_causal(spec):
-        print(f"# {told}")
+    for warning in not_causal(spec):
+        print(f"# {warning}")
     if changed:
         print(changed_yaml(spec), end="")
     elif sys.stdout.isatty():

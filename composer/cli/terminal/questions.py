@@ -60,7 +60,7 @@ def score_on(
 def _print_json(rows: Sequence[tuple[str, SavedModel, Steps | None, Quality]]) -> None:
     from json import dumps
 
-    told = [
+    entries = [
         {
             "run": run,
             "steps": _steps(saved, count),
@@ -71,7 +71,7 @@ def _print_json(rows: Sequence[tuple[str, SavedModel, Steps | None, Quality]]) -
         }
         for run, saved, count, found in rows
     ]
-    print(dumps(told if len(told) > 1 else told[0], indent=2))
+    print(dumps(entries if len(entries) > 1 else entries[0], indent=2))
 
 
 def _print_table(

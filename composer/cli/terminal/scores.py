@@ -34,5 +34,5 @@ def score_table(
 
 def sequences_text(*counts: int) -> str:
     """Return the number of scored sequences as text: `1 sequence`, `171 sequences`, `171 or 85 sequences`."""
-    told = " or ".join(f"{count:,}" for count in counts)
-    return f"{told} sequence{'' if counts == (1,) else 's'}"
+    numbers = " or ".join(f"{count:,}" for count in counts)
+    return f"{numbers} sequence{'' if counts == (1,) else 's'}"

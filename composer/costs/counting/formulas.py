@@ -212,8 +212,12 @@ def _written(found: Sum) -> str:
     if rest != {(): 1}:
         terms = _terms(rest)
         above.append(f"({terms})" if above or below else terms)
-    told = " * ".join(above) or "1"
-    return f"{told} / {below[0] if len(below) == 1 else '(' + ' * '.join(below) + ')'}" if below else told
+    numerator = " * ".join(above) or "1"
+    return (
+        f"{numerator} / {below[0] if len(below) == 1 else '(' + ' * '.join(below) + ')'}"
+        if below
+        else numerator
+    )
 
 
 def _terms(found: Sum) -> str:

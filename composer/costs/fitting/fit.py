@@ -307,8 +307,8 @@ def _unreachable(fitting: Fitting) -> Iterator[Fault]:
     assert costs is not None
     # even if no set of knobs meets all caps, each cap alone may be met
     for cap in fitting.over(least) or fitting.over({}):
-        told = ", ".join(f"{knob.label} {least[knob.path]}" for knob in knobs if knob.path in least)
-        got = f"{amount(cap, costs[cap])} as the best reached" + (f", with {told}" if told else "")
+        values = ", ".join(f"{knob.label} {least[knob.path]}" for knob in knobs if knob.path in least)
+        got = f"{amount(cap, costs[cap])} as the best reached" + (f", with {values}" if values else "")
         limit = fitting.limits[cap]
         yield fitting.spec.fault(
             ("caps", cap), f"at most {amount(cap, limit)}", got, "no values of its knobs fit"

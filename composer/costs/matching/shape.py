@@ -210,8 +210,8 @@ class Limits:
             if head_dim not in each.head_dims:
                 yield f"{each.name}.head_dim {head_dim}, not one of {', '.join(map(str, each.head_dims))}"
             if heads % kv_heads or heads // kv_heads not in each.groups:
-                told = " or ".join(map(str, each.groups))
-                yield f"{each.name}: {heads} heads for {kv_heads} kv_heads, not {told} to one"
+                ratios = " or ".join(map(str, each.groups))
+                yield f"{each.name}: {heads} heads for {kv_heads} kv_heads, not {ratios} to one"
         for one in self.hidden:
             active = one.active(now)
             ratio = active * now[path(one.name, "hidden")] / width

@@ -66,8 +66,8 @@ class Memory:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        told = {"moment": self.moment, "saved": self.saved, "tokens": self.tokens}
-        return {"total": self.total, **told, **self.terms}
+        facts = {"moment": self.moment, "saved": self.saved, "tokens": self.tokens}
+        return {"total": self.total, **facts, **self.terms}
 
 
 def trained_length(spec: Spec) -> int:

@@ -45,11 +45,13 @@ def source(trace: Trace, leaves: Sequence[Traced], results: Mapping[str, Any]) -
     asked = [guard for guard, _ in guards]
     writer.count([*asked, *results.values()])
     for guard, outcome in guards:
-        told = writer.written(guard)
+        condition = writer.written(guard)
         if isinstance(outcome, bool):
-            writer.lines.append(f"if {f'not {told.within(1)}' if outcome else told.text}: return None")
+            writer.lines.append(
+                f"if {f'not {condition.within(1)}' if outcome else condition.text}: return None"
+            )
         else:
-            writer.lines.append(f"if {told.within(2)} != {_plain(outcome).text}: return None")
+            writer.lines.append(f"if {condition.within(2)} != {_plain(outcome).text}: return None")
     named = ", ".join(f"{name!r}: {writer.written(value).text}" for name, value in results.items())
     body = "".join(f"    {line}\n" for line in [*writer.lines, f"return {{{named}}}"])
     names = "".join(f"a{n}, " for n in range(len(leaves)))

@@ -50,10 +50,10 @@ class Fingerprint:
             (before,), (after,) = self.files, now.files
             return [f"{before.file}: {before} -> {after.file}: {after}"]
         names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
-        told = [f"{name}: {old.get(name, 'missing')} -> {new.get(name, 'missing')}" for name in names]
-        told = told or ["the same files in another order"]
-        more = len(told) - _SHOWN_FILES
-        return [*told[:_SHOWN_FILES], *([f"and {more} more files"] if more > 0 else [])]
+        changes = [f"{name}: {old.get(name, 'missing')} -> {new.get(name, 'missing')}" for name in names]
+        changes = changes or ["the same files in another order"]
+        more = len(changes) - _SHOWN_FILES
+        return [*changes[:_SHOWN_FILES], *([f"and {more} more files"] if more > 0 else [])]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""

@@ -87,9 +87,9 @@ class DepoStream:
         for hop in range(config.hops):
             answers = np.where(hop < k[:, None], np.take_along_axis(after, answers, axis=1), answers)
         marks = np.broadcast_to(config.nodes + k[:, None] - 1, asked.shape)
-        told = np.stack([marks, asked, answers], axis=2).reshape(size, -1)
+        triples = np.stack([marks, asked, answers], axis=2).reshape(size, -1)
         rest = config.length - 2 * config.nodes - 3 * queries
-        tokens = np.concatenate([edges, told, marks[:, :1].repeat(rest, axis=1)], axis=1)
+        tokens = np.concatenate([edges, triples, marks[:, :1].repeat(rest, axis=1)], axis=1)
         targets = np.full_like(tokens, IGNORED)
         targets[:, 2 * config.nodes + 1 : config.length - rest : 3] = answers
         return Batch(tokens, targets, k)

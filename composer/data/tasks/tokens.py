@@ -123,11 +123,13 @@ class Tokens(DataConfig):
         for manifest in manifests.values():
             for name in self.eval_sets:
                 if name not in manifest.held_out:
-                    told = f"held-out sets of {manifest.folder}: {listed(manifest.held_out, 'and')}"
-                    yield Problem("eval_sets", told, name)
+                    expected = f"held-out sets of {manifest.folder}: {listed(manifest.held_out, 'and')}"
+                    yield Problem("eval_sets", expected, name)
         if len({manifest.tokenizer_sha256 or manifest.tokenizer for manifest in manifests.values()}) > 1:
-            told = ", ".join(f"{name}: {each.tokenizer}" for name, each in manifests.items())
-            yield Problem("sources", "data of one tokenizer", told, "build them with the same --tokenizer")
+            tokenizers = ", ".join(f"{name}: {each.tokenizer}" for name, each in manifests.items())
+            yield Problem(
+                "sources", "data of one tokenizer", tokenizers, "build them with the same --tokenizer"
+            )
 
     def _evals(self) -> list[tuple[str, str]]:
         return [(source, name) for source in self.sources or [""] for name in self.eval_sets]

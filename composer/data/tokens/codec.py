@@ -40,9 +40,9 @@ class FileTokenizer:
         try:
             tokenizers: Any = import_module("tokenizers")
         except ImportError as error:
-            told = "pip install 'attention-composer[data]'"
+            command = "pip install 'attention-composer[data]'"
             raise DataError(
-                f"{file}: a tokenizer needs the package tokenizers ({error}); install it with: {told}"
+                f"{file}: a tokenizer needs the package tokenizers ({error}); install it with: {command}"
             ) from None
         try:
             self._text = file.read_text(encoding="utf-8")

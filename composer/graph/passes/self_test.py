@@ -65,9 +65,9 @@ def _warned(kernel: Kernel, operation: Operation, target: Target) -> str:
     wrong = run_check(kernel, operation, target)
     if not wrong:
         return ""
-    told = f"its self-test fails: {wrong}"
-    warnings.warn(f"{kernel.name} is not used, {told}; see `composer doctor`", stacklevel=2)
-    return told
+    reason = f"its self-test fails: {wrong}"
+    warnings.warn(f"{kernel.name} is not used, {reason}; see `composer doctor`", stacklevel=2)
+    return reason
 
 
 def _sizes(operation: Any) -> Operation:

@@ -86,22 +86,22 @@ class _Tapped:
             return
         beside: list[tuple[Value, str]] = []
         for number, value in enumerate(values):
-            if (told := self._name(value)) in self.taps.replaced:
-                self._put(name, node, [Value(name, number)], [told])
-            elif told:
-                beside.append((Value(name, number), told))
+            if (tap := self._name(value)) in self.taps.replaced:
+                self._put(name, node, [Value(name, number)], [tap])
+            elif tap:
+                beside.append((Value(name, number), tap))
         for part in node.parts:
             for number in range(len(self.plain.node(part).types)):
                 value = Value(part, number)
-                if value not in values and (told := self._name(value)):
-                    beside.append((self._computed(value, node), told))
+                if value not in values and (tap := self._name(value)):
+                    beside.append((self._computed(value, node), tap))
         if beside:
             first = Value(name)
-            told = dict(beside).get(first, "")
+            tap = dict(beside).get(first, "")
             others = [(value, each) for value, each in beside if value != first]
             current = self.moved.get(first, first)
             values_read = [current, *(self.moved.get(value, value) for value, _ in others)]
-            self._put(name, node, values_read, [told, *(each for _, each in others)], first)
+            self._put(name, node, values_read, [tap, *(each for _, each in others)], first)
 
     def _name(self, value: Value) -> str:
         """Return the full name of a value if it is tapped, else ""."""

@@ -99,7 +99,7 @@ class Subject:
         self.targets = Targets(
             targets.to(model.device),
             group,
-            {number: told for number, told in names.items() if number in present},
+            {number: name for number, name in names.items() if number in present},
         )
         number = max(
             range(len(self.spec.stages)), key=lambda n: (self.spec.stages[n].tied, self.spec.stages[n].trips)

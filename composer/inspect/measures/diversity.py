@@ -25,9 +25,9 @@ def run(subject: Subject, tell: Tell) -> Found:
     values: dict[str, Any] = {}
     views: list[View] = []
     for routing in routings(subject):
-        told = diversity(routing)
-        values[routing.name] = told
-        views += _views(routing, told)
+        numbers = diversity(routing)
+        values[routing.name] = numbers
+        views += _views(routing, numbers)
     return Found(values, views)
 
 
@@ -70,11 +70,11 @@ def diversity(routing: Routing) -> dict[str, float]:
     return found
 
 
-def _views(routing: Routing, told: dict[str, float]) -> list[View]:
+def _views(routing: Routing, numbers: dict[str, float]) -> list[View]:
     untied = [
         "effective experts at a step",
-        f"{told['effective experts at a step']:.1f}",
-        f"{told['times an untied mixture']:.2f} times the {told['of an untied mixture, at most']:.1f} "
+        f"{numbers['effective experts at a step']:.1f}",
+        f"{numbers['times an untied mixture']:.2f} times the {numbers['of an untied mixture, at most']:.1f} "
         "that an untied mixture has at most",
     ]
     head = [routing.name, "measured", "compared with"]
@@ -89,19 +89,19 @@ def _views(routing: Routing, told: dict[str, float]) -> list[View]:
     rows = [
         [
             "distinct experts of a token over depth",
-            f"{told['distinct over depth']:.2f}",
-            f"{told['times chance']:.2f} times the {told['distinct by chance']:.2f} of chance; "
-            f"{told['active']} to {told['distinct at most']} are possible",
+            f"{numbers['distinct over depth']:.2f}",
+            f"{numbers['times chance']:.2f} times the {numbers['distinct by chance']:.2f} of chance; "
+            f"{numbers['active']} to {numbers['distinct at most']} are possible",
         ],
         untied,
     ]
-    if "same set as the step before" in told:
+    if "same set as the step before" in numbers:
         shares = {
             "same experts as at the step before": ("same set as the step before", "same set by chance"),
             "experts shared with the step before": ("overlap with the step before", "overlap by chance"),
         }
         rows += [
-            [title, f"{100 * told[name]:.1f} %", f"{100 * told[chance]:.3g} % by chance"]
+            [title, f"{100 * numbers[name]:.1f} %", f"{100 * numbers[chance]:.3g} % by chance"]
             for title, (name, chance) in shares.items()
         ]
     return [Rows(head, rows, words=(0, 2))]

@@ -95,10 +95,10 @@ def _fields(one: dict[str, Any], two: dict[str, Any], prefix: str) -> Iterator[t
 
 def _recipe(fields: dict[str, Any], tag: str = "type") -> str:
     """Describe a config: `feed_forward with hidden 64`."""
-    told = [
+    settings = [
         f"{key} {value_words(value)}" for key, value in fields.items() if key != tag and value is not None
     ]
-    return f"{fields[tag]} with {', '.join(told)}" if told else str(fields[tag])
+    return f"{fields[tag]} with {', '.join(settings)}" if settings else str(fields[tag])
 
 
 class _Architecture:
@@ -110,8 +110,8 @@ class _Architecture:
 
     def changes(self) -> Iterator[tuple[str, str]]:
         fields = _fields(self.a.model.model_dump(), self.b.model.model_dump(), "")
-        if told := [f"{key} {words}" for key, words in fields]:
-            yield "model", ", ".join(told)
+        if changed := [f"{key} {words}" for key, words in fields]:
+            yield "model", ", ".join(changed)
         rest = {"schema_", "name", "model", "blocks", "stages", "caps", "train"}
         yield from _fields(self.a.model_dump(exclude=rest), self.b.model_dump(exclude=rest), "")
         for match in align_stages(self.a.stages, self.b.stages, self.names):
@@ -126,13 +126,13 @@ class _Architecture:
             yield one, f"{_recipe(_written(here))} -> {_recipe(_written(there))}"
             return
         given = (here.model_dump(), there.model_dump())
-        told = [
+        changed = [
             f"{key} {words}"
             + ("" if given[0].get(name := key.partition(".")[0]) != given[1].get(name) else " by default")
             for key, words in _fields(before, after, "")
         ]
-        if told:
-            yield one, ", ".join(told)
+        if changed:
+            yield one, ", ".join(changed)
 
     def _stages(self, match: Match[Stage]) -> Iterator[tuple[str, str]]:
         i, j = match.first_before, match.first_after
@@ -198,9 +198,9 @@ class _Architecture:
 
     def _entry(self, one: Entry, two: Entry, inner: str, place: str) -> Iterator[tuple[str, str]]:
         match one, two:
-            case Stage(), Stage():
+            case [Stage(), Stage()]:
                 yield from self._stage(one, two, inner)
-            case Parallel(), Parallel():
+            case [Parallel(), Parallel()]:
                 yield from self._step(one.parallel, two.parallel, f"{inner}.parallel")
                 yield from _changed_options(one, two, {"parallel"}, inner)
             case (str() | BlockUse(), str() | BlockUse()) if self._same(one, two):
@@ -251,10 +251,10 @@ def _head(stage: Stage) -> str:
     return _trips(stage) + _options(stage)
 
 
-def _options(config: Wired, told: Collection[str] = ()) -> str:
+def _options(config: Wired, listed: Collection[str] = ()) -> str:
     """Describe the options that are not at their defaults, except those in `told`: `, inject add`."""
     changed = config.changed_options().items()
-    return "".join(f", {key} {value_words(value)}" for key, value in changed if key not in told)
+    return "".join(f", {key} {value_words(value)}" for key, value in changed if key not in listed)
 
 
 def _changed_options(
@@ -283,7 +283,7 @@ def _mix(entry: Entry) -> str:
     if isinstance(entry, Parallel):
         own = {key: option for key, option in entry.wiring().items() if key not in inherited_keys(Parallel)}
         wiring = {key: value_words(option.plain(defaults=False)) for key, option in own.items()}
-        words = ", ".join(wiring.values()) + _options(entry, told=wiring)
+        words = ", ".join(wiring.values()) + _options(entry, listed=wiring)
         return f"{listed(entry.parallel, 'and')} in parallel ({words})"
     return entry_words(entry)
 

@@ -101,9 +101,9 @@ def _to_quote(text: str, at: int, option: str) -> Problem:
     inside = bool(_open_brackets(text[:at]))
     word = re.split(r"\s+#|[,\]}]" if inside else r"\s+#", rest)[0].strip()
     quoted = "'" + word.replace("'", "''") + "'"
-    told = f"quotes around text that begins with {word[:1]}"
+    expected = f"quotes around text that begins with {word[:1]}"
     hint = f'write "{option}={quoted}"' if option else f"write {quoted}"
-    return Problem(at, told, word[:_LONGEST], hint)
+    return Problem(at, expected, word[:_LONGEST], hint)
 
 
 def _quotes(text: str, at: int, begun: int) -> Problem:

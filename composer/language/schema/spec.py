@@ -155,8 +155,8 @@ class _Stage(Wired):
     def _one_kind(self) -> Stage:
         if (self.recur is None) == (self.stack is None):
             got = "neither" if self.recur is None else "both"
-            told = {"expected": "either recur or stack", "got": got, "hint": self._hint()}
-            raise PydanticCustomError("expected", "{expected}", told)
+            context = {"expected": "either recur or stack", "got": got, "hint": self._hint()}
+            raise PydanticCustomError("expected", "{expected}", context)
         return self
 
     def _hint(self) -> str:
@@ -214,8 +214,8 @@ class Schedule(Config):
     def _whole(self) -> Schedule:
         total = self.warmup + self.stable + self.decay
         if not math.isclose(total, 1, abs_tol=1e-6):
-            told = {"expected": "warmup + stable + decay = 1", "got": f"{total:g}"}
-            raise PydanticCustomError("expected", "{expected}", told)
+            context = {"expected": "warmup + stable + decay = 1", "got": f"{total:g}"}
+            raise PydanticCustomError("expected", "{expected}", context)
         return self
 
 

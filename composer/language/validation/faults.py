@@ -27,10 +27,10 @@ def faults_of(
 ) -> list[Fault]:
     """Return the faults of a tree that is no `config`; `path` and `broken` are as in `validate.build`."""
     details = error.errors(include_url=False)
-    told = []
+    too_many = []
     if len(details) > _MOST:
         got = f"{len(details)} faults, of which these are the first"
-        told, details = [tree.fault(path, f"at most {_MOST} faults", got)], details[:_MOST]
+        too_many, details = [tree.fault(path, f"at most {_MOST} faults", got)], details[:_MOST]
     inside = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
     # a list whose items failed is also called too short
     real = [d for d in details if not (d["type"] == "too_short" and d["loc"] in inside)]
@@ -43,7 +43,7 @@ def faults_of(
             continue
         fault = _translate(config, tree, path, detail)
         found[fault.path, fault.line] = fault
-    return [*told, *found.values(), *(fault for faults in wholes.values() for fault in faults)]
+    return [*too_many, *found.values(), *(fault for faults in wholes.values() for fault in faults)]
 
 
 def _wholes(
@@ -88,10 +88,10 @@ def _configs(
 
 
 def _conflict(node: Node, path: str, error: PydanticCustomError | ValueError | AssertionError) -> Fault:
-    told = error.context if isinstance(error, PydanticCustomError) else None
-    if told is None or "expected" not in told:
+    context = error.context if isinstance(error, PydanticCustomError) else None
+    if context is None or "expected" not in context:
         return node.fault(path, str(error), shown(node.plain))
-    return node.fault(path, told["expected"], told["got"], told.get("hint", ""))
+    return node.fault(path, context["expected"], context["got"], context.get("hint", ""))
 
 
 def _is_whole(
@@ -174,8 +174,8 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
                 return node.fault(path, union.describe(), shown(node.plain), near)
             return _untagged(hint, node, path, detail)
         case "expected":
-            told = detail["ctx"]
-            return node.fault(path, told["expected"], told["got"], told.get("hint", ""))
+            context = detail["ctx"]
+            return node.fault(path, context["expected"], context["got"], context.get("hint", ""))
         case "less_than_equal" if quantity(hint):
             return node.fault(path, f"at most {detail['ctx']['le']:g}", shown(node.plain))
         case "value_error" | "assertion_error" if not quantity(hint):

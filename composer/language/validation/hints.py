@@ -170,4 +170,4 @@ def _targets() -> Mapping[str, tuple[tuple[str, str], ...]]:
 
 @cache
 def _notes() -> Mapping[str, str]:
-    return {_plain(word): told for word, told in NOTES.items()}
+    return {_plain(word): note for word, note in NOTES.items()}

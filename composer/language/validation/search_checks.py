@@ -90,5 +90,5 @@ def _device(objective: Objective, place: tuple[str | int, ...], tree: Node, caps
 
 
 def _metric(objective: Objective, place: tuple[str | int, ...], tree: Node, train: Train) -> Iterator[Fault]:
-    if isinstance(train.data, DataConfig) and (told := metric_fault(objective, train.data)):
-        yield fault_at(tree, (*place, objective.direction), *told)
+    if isinstance(train.data, DataConfig) and (fault := metric_fault(objective, train.data)):
+        yield fault_at(tree, (*place, objective.direction), *fault)

@@ -78,10 +78,10 @@ class Region(nn.Module):
                 raise error
             return
         lines = str(error).strip().splitlines()
-        told = f"torch.compile failed: {type(error).__name__}: {lines[0] if lines else ''}"
+        message = f"torch.compile failed: {type(error).__name__}: {lines[0] if lines else ''}"
         if self.required:
-            raise RuntimeError(told) from error
-        warnings.warn(f"{told}; what it was to compile runs as it is", stacklevel=3)
+            raise RuntimeError(message) from error
+        warnings.warn(f"{message}; what it was to compile runs as it is", stacklevel=3)
         self.compiled = None
 
 

@@ -194,11 +194,11 @@ def emit_parts(modules: Sequence[nn.Module], graph: Graph, place: Place) -> None
             emit_parts(parts, body, place)
 
 
-def add_parts(stage: Stage, told: StageSpec, blocks: Blocks) -> None:
+def add_parts(stage: Stage, spec: StageSpec, blocks: Blocks) -> None:
     """Add a module for each sublayer and block to the layers of a stage, and of stages nested in it."""
     for number, layer in enumerate(stage.sets()):
-        for position, entry in enumerate(told.step):
-            if told.tied or isinstance(entry, str) or number in runs_at(entry.at, told.trips):
+        for position, entry in enumerate(spec.step):
+            if spec.tied or isinstance(entry, str) or number in runs_at(entry.at, spec.trips):
                 _add_part(layer, position, entry, blocks)
 
 

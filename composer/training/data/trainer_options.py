@@ -65,8 +65,8 @@ def _refused(trainer: lightning.Trainer, train: Train) -> Iterator[str]:
 def _refused_accumulation(trainer: lightning.Trainer, train: Train) -> Iterator[str]:
     wanted = train.accumulate
     if trainer.accumulate_grad_batches not in (1, wanted):
-        told = trainer.accumulate_grad_batches
-        yield f"Trainer(accumulate_grad_batches={told}), but the spec says accumulate: {wanted}"
+        steps = trainer.accumulate_grad_batches
+        yield f"Trainer(accumulate_grad_batches={steps}), but the spec says accumulate: {wanted}"
     if _has(trainer, GradientAccumulationScheduler):
         yield (
             f"GradientAccumulationScheduler would change the number of optimizer steps, but the spec says "

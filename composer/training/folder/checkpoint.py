@@ -144,6 +144,6 @@ def put_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: P
         if name in weights and weights[name].shape != tensor.shape
     ]
     if wrong:
-        told = "\n  ".join(sorted(wrong)[:5]) + (f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise TrainingError(f"{source}: these weights do not fit the model\n  {told}")
+        faults = "\n  ".join(sorted(wrong)[:5]) + (f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise TrainingError(f"{source}: these weights do not fit the model\n  {faults}")
     model.load_state_dict(dict(weights))

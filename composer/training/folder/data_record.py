@@ -80,8 +80,8 @@ def record_data(folder: Path, spec: Spec) -> None:
     assert spec.train is not None
     here = Path.cwd()
     path, from_run = getattr(spec.train.data, "path", ""), os.path.relpath(here, folder)
-    told = found.to_dict() | {"path": path, "directory": str(here), "from_run": from_run}
-    text = json.dumps(told, indent=1) + "\n"
+    record = found.to_dict() | {"path": path, "directory": str(here), "from_run": from_run}
+    text = json.dumps(record, indent=1) + "\n"
     if not (folder / DATA).exists() or (folder / DATA).read_text(encoding="utf-8") != text:
         write_text(folder / DATA, text)
 
@@ -98,10 +98,10 @@ def check_data(folder: Path, spec: Spec, moved: bool) -> None:
     if now is None:
         return
     if known is None:
-        told = f"{folder}: no {DATA}, because this run is older than data fingerprints"
+        message = f"{folder}: no {DATA}, because this run is older than data fingerprints"
         if moved:
-            raise DataChanged(f"{told}; it can only resume with the data at the path in its own spec")
-        warnings.warn(f"{told}; the current data is assumed to be the same and is recorded", stacklevel=2)
+            raise DataChanged(f"{message}; it can only resume with the data at the path in its own spec")
+        warnings.warn(f"{message}; the current data is assumed to be the same and is recorded", stacklevel=2)
     elif changes := known.fingerprint.changes(now):
         raise DataChanged(
             f"{folder}: the data has changed since this run began (then -> now):\n"

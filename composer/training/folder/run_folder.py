@@ -184,8 +184,8 @@ def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
     if longer and (lengthen is None or not all(key.startswith(LENGTH) for key in longer)):
         old, new = _flat(there), _flat(spec)
         changes = [f"  {key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
-        told = "\n".join(["the run in this folder is of another spec (there -> now):", *changes])
-        raise TrainingError(f"{folder}: {told}\nchoose another folder with --out")
+        message = "\n".join(["the run in this folder is of another spec (there -> now):", *changes])
+        raise TrainingError(f"{folder}: {message}\nchoose another folder with --out")
     check_data(folder, spec, moved=len(keys) > len(longer))
     if longer:
         assert lengthen is not None

@@ -71,8 +71,8 @@ class OneMachine(LightningEnvironment):
             while not self._store.check([_arrival(rank)]):
                 stop.check()
                 assert self._watch is not None
-                if told := self._watch.failure():
-                    raise TrainingError(f"{self._watch.folder}: {told}")
+                if failure := self._watch.failure():
+                    raise TrainingError(f"{self._watch.folder}: {failure}")
                 if time.monotonic() > until:
                     late = f"rank {rank} did not start within {limit().total_seconds():.0f} s ({LIMIT})"
                     raise TrainingError(f"{self._watch.folder}: {late}")
@@ -157,8 +157,8 @@ def started(
         yield OneMachine(0, ranks, store, watch)
     except RuntimeError as error:
         # a failing rank breaks the connections of the others
-        if told := watch.failure(wait=5.0):
-            raise TrainingError(f"{folder}: {told}; earlier checkpoints are intact") from error
+        if failure := watch.failure(wait=5.0):
+            raise TrainingError(f"{folder}: {failure}; earlier checkpoints are intact") from error
         if _timed_out(error):
             seconds = f"{limit().total_seconds():.0f} s"
             raise TrainingError(

@@ -62,9 +62,9 @@ class Watch:
     def failure(self, wait: float = 0.0) -> str | None:
         """Return which rank failed and how, or ""; wait up to `wait` seconds for one to fail."""
         until = time.monotonic() + wait
-        while not (told := self._failed()) and time.monotonic() < until:
+        while not (failure := self._failed()) and time.monotonic() < until:
             time.sleep(0.05)
-        return told
+        return failure
 
     def close(self) -> None:
         """End the other ranks and leave the process group."""
@@ -102,8 +102,8 @@ class Watch:
             if self._closing.is_set():
                 self._left.wait(_GRACE_SECONDS)  # for the others
                 self._end("the process group does not close")
-            elif told := self._failed():
-                self._end(told)
+            elif failure := self._failed():
+                self._end(failure)
             elif self._stuck():
                 for process in self.others:
                     process.kill()
@@ -118,11 +118,11 @@ class Watch:
             self._seen, self._since = seen, now
         return now - self._since > self._stuck_after
 
-    def _end(self, told: str) -> None:
+    def _end(self, failure: str) -> None:
         """Give the watched thread time to end the run, then end this process."""
         if self._left.wait(_GRACE_SECONDS):
             return
         for process in self.others:
             process.kill()
-        print(f"{self.folder}: {told}; earlier checkpoints are intact", file=sys.stderr, flush=True)
+        print(f"{self.folder}: {failure}; earlier checkpoints are intact", file=sys.stderr, flush=True)
         os._exit(1)

@@ -164,8 +164,8 @@ def connect(address: str) -> None:
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-            told = f"--address: expected a running Ray cluster at {address}: {first_line(error)}"
-            raise SearchError(told) from None
+            message = f"--address: expected a running Ray cluster at {address}: {first_line(error)}"
+            raise SearchError(message) from None
 
 
 def _silence() -> None:
@@ -173,7 +173,7 @@ def _silence() -> None:
     from ray._private import worker
 
     if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = lambda *told, **more: None
+        worker.print_to_stdstream = lambda *printed, **more: None
 
 
 @contextmanager

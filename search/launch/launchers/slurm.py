@@ -145,14 +145,14 @@ class SlurmTasks:
     def _parameters(self) -> dict[str, Any]:
         options = self._options
         named = {name: getattr(options, name) for name in ("partition", "account", "qos", "constraint")}
-        told = {f"slurm_{name}": value for name, value in named.items() if value is not None}
+        parameters = {f"slurm_{name}": value for name, value in named.items() if value is not None}
         if options.memory is not None:
-            told["mem_gb"] = options.memory
+            parameters["mem_gb"] = options.memory
         if self._gpus:
             # clusters without GPUs refuse any number
-            told["gpus_per_node"] = self._gpus
+            parameters["gpus_per_node"] = self._gpus
         return {
-            **told,
+            **parameters,
             "name": "composer",
             "timeout_min": max(1, math.ceil(options.time / 60)),
             "cpus_per_task": self._cpus,
@@ -162,8 +162,8 @@ class SlurmTasks:
 
     def _failure(self, job: Any) -> str:
         printed = (job.stderr() or "").strip().splitlines()
-        told = f"job {job.job_id} is over ({job.state})"
-        return f"{told}: {printed[-1]}" if printed else told
+        message = f"job {job.job_id} is over ({job.state})"
+        return f"{message}: {printed[-1]}" if printed else message
 
 
 @dataclass(frozen=True)

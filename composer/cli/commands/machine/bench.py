@@ -103,7 +103,7 @@ def _measures(
 def _setting(rounds: int) -> Setting:
     from composer.bench.measuring.setting import here
 
-    return here(rounds, told=lambda text: print(f"note: {text}", file=sys.stderr))
+    return here(rounds, note=lambda text: print(f"note: {text}", file=sys.stderr))
 
 
 def _bench(

@@ -128,13 +128,13 @@ def eval(
     if json:
         from json import dumps
 
-        told = {
+        results = {
             name: held_out(row.scores)
             | {"held_out_sequences": row.sequences}
             | ({"flops_per_token": row.flops} if steps else {})
             for name, row in rows.items()
         }
-        print(dumps(told if len(told) > 1 else next(iter(told.values())), indent=2))
+        print(dumps(results if len(results) > 1 else next(iter(results.values())), indent=2))
         return
     from composer.cli.terminal.console import console
     from composer.costs.base.units import count_text
