@@ -38,8 +38,8 @@ class _Read(torch.autograd.Function):
         flat, chosen, made = x.flatten(0, 1), _by_token(indices), _by_token(sums)
         with torch.autocast(x.device.type, enabled=False):
             for part in _parts(len(flat)):
-                rows = wide(up[chosen[part]])
-                made[part] = torch.bmm(rows, flat[part].to(dtype).unsqueeze(2)).squeeze(2)
+                rows = _rows(up, chosen[part])
+                made[part] = torch.bmm(flat[part].to(dtype).unsqueeze(1), rows.mT).squeeze(1)
                 del rows
         return sums
 
@@ -53,7 +53,7 @@ class _Read(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             for part in _parts(len(flat)):
                 each = given[part].unsqueeze(1)
-                rows = wide(up[chosen[part]])
+                rows = _rows(up, chosen[part])
                 made[part] = torch.bmm(each, rows).squeeze(1)
                 del rows
                 _add(of_up, chosen[part], torch.bmm(each.mT, flat[part].to(each.dtype).unsqueeze(1)))
@@ -70,7 +70,7 @@ class _Write(torch.autograd.Function):
         with torch.autocast(down.device.type, enabled=False):
             for part in _parts(len(made)):
                 hidden = F.gelu(before[part]).mul_(share[part]).unsqueeze(1)
-                rows = wide(down[chosen[part]])
+                rows = _rows(down, chosen[part])
                 made[part] = torch.bmm(hidden, rows).squeeze(1)
                 del rows
         return y
@@ -86,8 +86,8 @@ class _Write(torch.autograd.Function):
         with torch.autocast(down.device.type, enabled=False):
             for part in _parts(len(given)):
                 back = given[part].to(before.dtype).unsqueeze(1)
-                rows = wide(down[chosen[part]])
-                of_hidden = torch.bmm(rows, back.mT).squeeze(2)
+                rows = _rows(down, chosen[part])
+                of_hidden = torch.bmm(back, rows.mT).squeeze(1)
                 del rows
                 hidden = F.gelu(before[part])
                 of_share[part] = of_hidden * hidden
@@ -95,6 +95,12 @@ class _Write(torch.autograd.Function):
                 hidden.mul_(share[part])
                 _add(of_down, chosen[part], torch.bmm(hidden.unsqueeze(2), back))
         return of_sums, of_weights, None, of_down
+
+
+def _rows(weight: Tensor, chosen: Tensor) -> Tensor:
+    """Return the rows of the chosen experts [tokens, used, width], at least in fp32."""
+    # several times as fast on a CPU as indexing
+    return wide(weight.index_select(0, chosen.flatten())).view(*chosen.shape, -1)
 
 
 def _add(gradient: Tensor, chosen: Tensor, rows: Tensor) -> None:

@@ -10,9 +10,11 @@ import math
 import torch
 import torch.nn.functional as F
 from blocks_by_hand import BLOCKS, linear
+from compact_by_hand import COMPACT_BLOCKS
 from routes_by_hand import routing
 from streams_by_hand import Connection, closed, opened
 
+_BLOCKS = BLOCKS | COMPACT_BLOCKS
 SPECS = {
     "gpt2": ["model.dropout=0"],
     "llama": [],
@@ -46,8 +48,13 @@ SPECS = {
     "deepseek-like": ["blocks.moe.balance_loss=0"],
     "expert-choice": [],
     "sparse-looped": ["blocks.moe.balance_loss=0", "blocks.moe.z_loss=0"],
+    "mla": [],
+    "hybrid": [],
+    "hybrid, 192 tokens": ["model.context=192", "train.data.length=192"],
+    "recurrent-hybrid": [],
+    "peer": [],
 }
-"""The specs that are written here, with what is left out of each."""
+"""The specs that are written here, with what is left out or changed of each."""
 
 
 def loss(spec, w, tokens, targets):
@@ -143,7 +150,7 @@ def _stage(spec, stage, all_weights, path, x, losses):
             parallel = {f"{i}.{each}": each for i, each in enumerate(getattr(entry, "parallel", ()))}
             blocks = parallel or {name: name}
             y = sum(
-                BLOCKS[spec.blocks[name].type](spec.blocks[name], w, f"{here}.{place}", read, memory, n)
+                _BLOCKS[spec.blocks[name].type](spec.blocks[name], w, f"{here}.{place}", read, memory, n)
                 for place, name in blocks.items()
             )
             y = y if code is None else y * linear(w, f"{here}.update_modulation", code)

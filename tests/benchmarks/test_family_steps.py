@@ -16,7 +16,7 @@ SEQUENCES, ROUNDS = 32, 12
 
 
 def contestants(name):
-    spec = composer.load(FAMILY / f"{name}.yaml", SPECS[name])
+    spec = composer.load(FAMILY / f"{name.partition(',')[0]}.yaml", SPECS[name])
     model = ComposedModel(spec, torch_compile="off").train()
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     draw = torch.Generator().manual_seed(0)
