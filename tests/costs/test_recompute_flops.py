@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import shipped
-from samples import FULL, samples
+from samples import samples, some
 from strategies import specs
 
 from composer.costs.base.precision import precision
@@ -15,11 +15,11 @@ from composer.costs.memory.lightest import lighter
 from composer.costs.memory.peak import train_memory, trained_length
 from composer.graph.compile import compile_graph
 from composer.graph.lowering.build import micro_batch_tokens
-from composer.graph.passes.mark_recompute import mark_recompute, recomputable
+from composer.graph.passes.mark_recompute import mark_recompute, recomputable, recomputed
 
 
-def choices(spec, share):
-    """The greedy choice and the improved one, each as (FLOPs, whether it fits, where it stopped).
+def choices(spec, share, without="_fewer_flops"):
+    """The choice without an improvement and with it, each as (FLOPs, whether it fits, stopped, marks).
 
     The cap lies between the lowest peak (share 0) and that without recomputing (share 1).
     """
@@ -33,20 +33,21 @@ def choices(spec, share):
             graph, limit, lambda marked: train_memory(spec, marked).total, tokens, length, size
         )
         flops = recompute.recompute_flops(found.graph, length, size)
-        return flops, train_memory(spec, found.graph).total <= limit, found.stopped
+        fits = train_memory(spec, found.graph).total <= limit
+        return flops, fits, found.stopped, len([*recomputed(found.graph)])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recompute, "_fewer_flops", lambda found, *_: found)
+        patch.setattr(recompute, without, lambda found, *_: found)
         greedy = choice()
     return greedy, choice()
 
 
 def check_improved(greedy, improved):
     assert improved[0] <= greedy[0]
-    assert improved[1:] == greedy[1:]
+    assert improved[1:3] == greedy[1:3]
 
 
-@samples(200 if FULL else 20)
+@samples(20)
 @given(specs(room=4), st.sampled_from([0.05, 0.2, 0.5, 0.8]))
 def test_generated_specs_never_take_more_flops_than_the_greedy_choice(spec, share):
     check_improved(*choices(spec, share))
@@ -77,6 +78,31 @@ def test_a_budget_that_ends_in_the_improvement_does_not_count_as_stopped(monkeyp
         check_improved(greedy, improved)
         saved.append((greedy[2] > 0, improved[0] < greedy[0]))
     assert {(True, False), (False, False), (False, True)} == {*saved}
+
+
+def check_pruned(spec, share, budget):
+    """What is chosen where the budget ends: no more FLOPs or marks than before what is not needed goes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recompute, "_BUDGET", budget)
+        before, after = choices(spec, share, without="_pruned")
+    assert after[1:3] == before[1:3]
+    assert after[0] <= before[0]
+    assert after[3] <= before[3]
+    return before, after
+
+
+@samples(20)
+@given(specs(room=3, levels=1), st.sampled_from([0.05, 0.2, 0.5, 0.8]), st.sampled_from([300, 1000, 3000]))
+def test_marks_that_are_dropped_once_the_budget_ends_never_add_flops(spec, share, budget):
+    check_pruned(spec, share, budget)
+
+
+@pytest.mark.parametrize("name", [*some(shipped(), 4)])
+def test_shipped_specs_lose_spare_marks_where_the_budget_ends(name):
+    before, after = check_pruned(shipped()[name], 0.5, 300)
+    if before[2]:
+        assert after[1]
+        assert after[3] < before[3]
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 9)), st.data())

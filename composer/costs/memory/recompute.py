@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from heapq import heapify, heappop, heapreplace
@@ -26,6 +27,8 @@ _BUDGET = 25_000
 """Maximum number of costed operations while a set is chosen; shipped specs take up to 8,000."""
 _IMPROVING = 10_000
 """Of these, at most this many are spent on sets with fewer FLOPs than the first sufficient one."""
+_PRUNING = 5_000
+"""As many more are reserved for dropping marks that are not needed, once the others are spent."""
 
 
 class Marked(NamedTuple):
@@ -54,7 +57,8 @@ def choose(
     the peak are skipped. The search stops at the first sufficient set and drops marks that it does not need.
     If none suffices, the result is the best set found, or all operations that free anything.
 
-    The work is bounded: a large graph may keep more marks than it needs, which `stopped` reports.
+    The work is bounded, which `stopped` reports if it ended the search: marks that are not needed are then
+    dropped by halves, without their prices, and a few may stay.
 
     Args:
         measured: returns the bytes to compare with the limit.
@@ -73,12 +77,14 @@ def choose(
         return Marked(mark_recompute(graph, every))
 
     def trial(chosen: Places) -> float:
-        budget.spend(prices.work)
+        prices.budget.spend(prices.work)
         return measured(mark_recompute(graph, chosen))
 
     found = _fewest(prices, every, trial, limit, least)
     if budget.spent:
-        return Marked(mark_recompute(graph, found), budget.total)
+        prices.budget = Budget(max(_PRUNING, 8 * prices.work))
+        found = _pruned(found, prices, trial, limit)
+        return Marked(mark_recompute(graph, found), budget.total + prices.budget.total)
     return Marked(mark_recompute(graph, _fewer_flops(found, every, prices, trial, limit, budget)))
 
 
@@ -141,12 +147,13 @@ class _Prices:
     """Bytes freed and FLOPs added by sets of marks, per token.
 
     Attributes:
+        budget: what is charged for them.
         nodes: the operations that can be recomputed, with the path of their graph and their node.
         work: costed operations to price or measure one set.
     """
 
     def __init__(self, graph: Graph, length: int, size: Precision, budget: Budget) -> None:
-        self.graph, self.length, self.size, self._budget = graph, length, size, budget
+        self.graph, self.length, self.size, self.budget = graph, length, size, budget
         self.work = operations_of(graph)
         self.bodies = {place.path: (body, place) for body, place in graphs(graph)}
         possible = set(recomputable(graph))
@@ -214,7 +221,7 @@ class _Prices:
 
     def _of(self, chosen: Places) -> tuple[float, float, dict[str, Kept]]:
         if chosen not in self._known:
-            self._budget.spend(self.work)
+            self.budget.spend(self.work)
             marked = costed(mark_recompute(self.graph, chosen), self.length)
             freed = self._unmarked - saved_per_token(marked, self.length, self.size)
             flops = 0.0
@@ -279,6 +286,25 @@ def _needed(chosen: Places, prices: _Prices, trial: Callable[[Places], float], l
                     chosen = fewer
     except OutOfBudget:
         pass
+    return chosen
+
+
+def _pruned(chosen: Places, prices: _Prices, trial: Callable[[Places], float], limit: float) -> Places:
+    """Return fewer marks that fit, with no more FLOPs: halves are dropped, halves of these and so on."""
+    with suppress(OutOfBudget):
+        if trial(chosen) > limit:
+            return chosen
+        products = prices.products()
+        order = sorted(chosen, key=lambda place: (-products.get(place, 0), place))
+        groups = deque([order])
+        while groups:
+            group = groups.popleft()
+            fewer = chosen.difference(group)
+            if trial(fewer) <= limit and prices.flops(fewer) <= prices.flops(chosen):
+                chosen = fewer
+            elif len(group) > 1:
+                middle = len(group) // 2
+                groups.extend((group[:middle], group[middle:]))
     return chosen
 
 
