@@ -132,7 +132,7 @@ class BatchedExperts(Operation):
         between = 4 if self.activation == "swiglu" else 1
         outer = 3 * weighted + (wide if at.widened else 0) - flow.outputs
         inner = 2 * hidden - wide + size * self.width
-        weights = largest((self._halves - between) * hidden, flow.grad_inputs - kept)
+        weights = largest((self._halves - between) * hidden, flow.grad_inputs - kept) - flow.outputs
         return WorkspaceBytes(forward, largest(outer, inner), weights)
 
     def _rows(self, at: CostContext) -> float:

@@ -217,8 +217,7 @@ class Experts(Operation):
 
         The intermediates are gate and up, silu and the product, or the output of relu.
         """
-        between = 4 if self.activation == "swiglu" else 1
-        rows = between * self.active * self.hidden + 2 * self.active * self.width
+        rows = self._between * self.active * self.hidden + 2 * self.active * self.width
         if self._one_by_one:
             # the weighted outputs are saved too, and copies of weights
             rows += self.active * self.width
@@ -239,7 +238,7 @@ class Experts(Operation):
         weighted = narrow + 8 * rows
         freed = size * self.width + 4 * active
         inner = 2 * size * hidden - size * rows - freed
-        weights = -self._halves * size * hidden - freed
+        weights = (self._halves - self._between) * size * hidden - freed
         # the sum over experts is in fp32, and its gradient is allocated first
         early = 4 * self.width if size < 4 else 0
         return WorkspaceBytes(forward, largest(weighted, inner), weights, early=early)
@@ -254,6 +253,11 @@ class Experts(Operation):
     def _halves(self) -> int:
         """The number of projections of the input: 2 with a gate, else 1."""
         return 2 if self.activation == "swiglu" else 1
+
+    @property
+    def _between(self) -> int:
+        """The number of saved tensors between the products, each of the size of a hidden vector."""
+        return 4 if self.activation == "swiglu" else 1
 
     @property
     def _one_by_one(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blocks.ir.costs import CostContext, SavedTensors
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.primitives.activations import Gelu, SwiGLU
 
@@ -45,6 +45,11 @@ class SquaredRelu(Gelu):
     def saved(self, at: CostContext) -> SavedTensors:
         """Save max(x, 0)."""
         return SavedTensors(extra=at.compute_bytes * self.hidden)
+
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, also a power and twice the power."""
+        backward = 3 * flow.grad_inputs
+        return super().workspace(at, flow)._replace(backward=backward, weights=backward)
 
 
 ACTIVATIONS = {"gelu": Gelu, "gelu_tanh": GeluTanh, "relu": Relu, "relu2": SquaredRelu}

@@ -67,6 +67,7 @@ class Step:
         in_place: those weights whose gradients are added to a running sum as they are computed.
         prepared: bytes of weights joined or cast once per forward pass, which the backward pass reads.
         joined: whether all its weights share one gradient while it is computed.
+        views: 1 if gradients of its weights are views, as those of products are, otherwise 0.
         late: bytes by which gradients grow when they are widened after the backward pass of the operation, if
             the weights were cast where they are first used.
         last: bytes by which gradients grow at the end of the backward pass, and what they grow from, for each
@@ -94,6 +95,7 @@ class Step:
     weights: tuple[tuple[str, float], ...]
     in_place: frozenset[str]
     joined: bool
+    views: int
     prepared: float
     late: float
     last: tuple[tuple[float, float], ...]
@@ -225,6 +227,7 @@ def step_of(
         weights,
         in_place,
         joined,
+        int(isinstance(unwrap(operation), Project)),
         prepared,
         late,
         last,

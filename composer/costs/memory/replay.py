@@ -11,13 +11,13 @@ be traced.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from blocks.ir.graph import Graph, Loop, Segment
-from blocks.ir.numbers import label, largest, smallest, total
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.numbers import largest, smallest, total
 from blocks.ir.operation import Value
-from blocks.ir.steps import OneStep
 from blocks.kernels.slots import DepthCache, SlotWrite
+from composer.costs.memory.corners import corners, during, words
+from composer.costs.memory.gradients import Added, Given, Gradient, Gradients, Made, Turn, added_to
 from composer.costs.memory.ledger import Account, Ledger, Moment
 from composer.costs.memory.memory_model import Body, bodies_of
 from composer.costs.memory.operation_memory import Batch, Step, Trips, value_bytes
@@ -47,35 +47,6 @@ def moments(graph: Graph, batch: Batch, train: Train | None = None) -> list[Mome
     return account.moments
 
 
-class _Gradient:
-    """The storage of a gradient, and the number of values whose gradients share it."""
-
-    __slots__ = ("bytes", "values")
-
-    def __init__(self, size: float, values: int = 1) -> None:
-        self.bytes, self.values = size, values
-
-
-_Gradients = dict[Value, _Gradient]
-_Given = list[_Gradient | None]
-
-
-class _Turn(NamedTuple):
-    """The execution of a body that the backward pass has reached.
-
-    Attributes:
-        first: 1 if it is the first with these weights, whose gradients are created instead of accumulated.
-        last: 1 if it is the last with these weights, after which prepared weights are freed.
-        given: 1 if the states that come in are kept by the trip before, not by the graph around the loop.
-        slots: bytes of gradients of depth slots that do not exist yet, by input.
-    """
-
-    first: int
-    last: int
-    given: int
-    slots: dict[str, float]
-
-
 class _Replay:
     def __init__(self, graph: Graph, batch: Batch, ledger: Ledger, train: Train | None) -> None:
         self.batch, self.ledger = batch, ledger
@@ -95,15 +66,15 @@ class _Replay:
             "activations",
             self.batch.tokens * total(bytes_of(graph, Value(n), root.sizes) for n in graph.inputs),
         )
-        words = ("", "second pass: ")
-        for body, where in zip(self.roots, words, strict=False):
+        names = ("", "second pass: ")
+        for body, where in zip(self.roots, names, strict=False):
             self._forward(body, {}, where)
         ledger.add("in_flight", -self._handed(root))
         # the backward pass of the last pass comes first; weights are counted with the first pass
         last = len(self.roots) - 1
         for number in range(last, -1, -1):
-            body, turn = self.roots[number], _Turn(int(number == last), int(number == 0), 0, {})
-            self._backward(body, {}, words[number], turn, {body.graph.outputs[-1]: _Gradient(0)})
+            body, turn = self.roots[number], Turn(smallest(2, last - number), int(number == 0), 0, {})
+            self._backward(body, {}, names[number], turn, {body.graph.outputs[-1]: Gradient(0)})
         if self.batch.size.compute < self.batch.size.weight:
             widen(root, ledger)
         ledger.moment(("update of the weights",), self.update.workspace)
@@ -156,23 +127,23 @@ class _Replay:
         ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
         ledger.add("in_flight", smallest(1, last) * body.states_in_flight + last * body.collected_in_flight)
         ledger.add("depth_slots", last * slots)
-        self._forward(body, _during(trips, body, last), f"{where}{_words(step, last)}: ")
+        self._forward(body, during(trips, body, last), f"{where}{words(step, last)}: ")
         ledger.restore(before)
         ledger.add("activations", self._trips(body, body.trips, trips))
         ledger.add("depth_slots", body.trips * slots)
 
     # backward
 
-    def _backward(self, body: Body, trips: Trips, where: str, turn: _Turn, gradients: _Gradients) -> None:
+    def _backward(self, body: Body, trips: Trips, where: str, turn: Turn, gradients: Gradients) -> None:
         """Replay a body in reverse, from the gradients of its outputs to those of its inputs."""
         ledger = self.ledger
-        seen = set(body.used_after)
+        seen = dict.fromkeys(body.used_after, 0)
         for step in body.steps:
             if isinstance(step.operation, DepthCache):
                 turn.slots[step.node] = self._slots(step.operation, 4)
         again = Reruns(body, ledger, self.batch, trips, where)
         for number in reversed(range(len(body.steps))):
-            step = body.steps[number]
+            step, made = body.steps[number], Made()
             for value in step.reads:
                 again.remake(value)
             if isinstance(step.operation, Loop):
@@ -183,14 +154,16 @@ class _Replay:
                     ledger.add("in_flight", early)
                     again.run(step)
                     ledger.add("in_flight", -early)
-                self._backward_step(body, step, trips, where, turn, gradients, seen)
+                made = self._backward_step(body, step, trips, where, turn, gradients, seen)
             if step.inside:
                 ledger.add("activations", -step.at(self.batch, trips).inside)
             again.done(number)
             states = turn.given * body.frees_state.get(number, 0)
             ledger.add("activations", -body.frees.get(number, 0) - states)
+            # autograd frees what an operation saved before it passes gradients on
+            self._pass_on(body, made, gradients, ("backward of ", where, step.node))
 
-    def _early(self, step: Step, trips: Trips, gradients: _Gradients) -> float:
+    def _early(self, step: Step, trips: Trips, gradients: Gradients) -> float:
         """Return the growth of gradients before a recomputed step runs again."""
         early = step.at(self.batch, trips).workspace.early
         given = (gradients[value] for value in step.outputs if value in gradients)
@@ -202,10 +175,11 @@ class _Replay:
         step: Step,
         trips: Trips,
         where: str,
-        turn: _Turn,
-        gradients: _Gradients,
-        seen: set[str],
-    ) -> None:
+        turn: Turn,
+        gradients: Gradients,
+        seen: dict[str, int],
+    ) -> Made:
+        """Replay one operation; return the gradients of its inputs."""
         ledger, what, workspace = (
             self.ledger,
             ("backward of ", where, step.node),
@@ -217,30 +191,28 @@ class _Replay:
         # what the workspace counts as gone in the end stays where the gradients of other values lie there too
         shared = 0 if workspace.until_end else total(each.bytes for each in given if each.values > 1)
         ledger.moment(what, workspace.backward + shared)
+        added = Added()
         if step.weights:
             new = turn.first * total(size for name, size in step.weights if name not in seen)
-            # existing gradients are accumulated one at a time, those of joined weights together
-            added = [
-                (1 if name in seen else 1 - turn.first) * size
-                for name, size in step.weights
-                if name not in step.in_place
-            ]
-            seen.update(name for name, _ in step.weights)
-            more = total(added) if step.joined else largest(0, *added)
-            ledger.moment((*what, ", weights"), workspace.weights + shared + new + more)
+            added = added_to(step, turn, seen)
+            ledger.moment((*what, ", weights"), workspace.weights + shared + new + added.beside)
             ledger.add("gradients", new)
-        # autograd frees what an operation saved before it passes gradients on
         ledger.add("prepared", -turn.last * step.prepared)
         made = list(self._made(body, step, given))
         for each in given:
             self._drop(each)
-        for value, each in made:
+        return Made(made, turn.last * step.late, added.copied)
+
+    def _pass_on(self, body: Body, made: Made, gradients: Gradients, what: Words) -> None:
+        if made.copied is not None:
+            self.ledger.moment((*what, ", adding up weights"), made.copied)
+        for value, each in made.gradients:
             self._arrive(body, gradients, value, each, what)
         if self.batch.size.compute < self.batch.size.weight:
-            ledger.add("gradients", turn.last * step.late)
-            ledger.moment((*what, ", weights widened"), turn.last * step.late)
+            self.ledger.add("gradients", made.late)
+            self.ledger.moment((*what, ", weights widened"), made.late)
 
-    def _made(self, body: Body, step: Step, given: list[_Gradient]) -> Iterator[tuple[Value, _Gradient]]:
+    def _made(self, body: Body, step: Step, given: list[Gradient]) -> Iterator[tuple[Value, Gradient]]:
         """Yield the gradients of a step's inputs while they are alive."""
         kind = step.operation.gradients
         if kind == "joint":
@@ -254,16 +226,16 @@ class _Replay:
             else:
                 yield value, self._new(size)
 
-    def _new(self, size: float, values: int = 1) -> _Gradient:
+    def _new(self, size: float, values: int = 1) -> Gradient:
         self.ledger.add("in_flight", size)
-        return _Gradient(size, values)
+        return Gradient(size, values)
 
-    def _drop(self, gradient: _Gradient) -> None:
+    def _drop(self, gradient: Gradient) -> None:
         gradient.values -= 1
         if not gradient.values:
             self.ledger.add("in_flight", -gradient.bytes)
 
-    def _arrive(self, body: Body, gradients: _Gradients, value: Value, new: _Gradient, what: Words) -> None:
+    def _arrive(self, body: Body, gradients: Gradients, value: Value, new: Gradient, what: Words) -> None:
         """Accumulate a gradient of a value: in place, unless its storage is shared with other gradients."""
         old = gradients.setdefault(value, new)
         if old is new:
@@ -277,7 +249,7 @@ class _Replay:
         self._drop(new)
 
     def _backward_loop(
-        self, body: Body, step: Step, trips: Trips, where: str, turn: _Turn, gradients: _Gradients
+        self, body: Body, step: Step, trips: Trips, where: str, turn: Turn, gradients: Gradients
     ) -> None:
         """Replay the trips that may contain the peak, then add what all trips leave."""
         ledger, inner = self.ledger, body.inner[step.node]
@@ -288,20 +260,20 @@ class _Replay:
             return
         slots = self._untouched(body, step, inner, turn)
         everything = self._trips(inner, inner.trips, trips)
-        for number, trip in enumerate(_corners(inner, step)):
+        for number, trip in enumerate(corners(inner, step)):
             before, done = ledger.state(), inner.trips - 1 - trip
             ledger.add("activations", self._trips(inner, trip + 1, trips) - everything)
             enter = self._enter if number else self._start
             passed = enter(inner, step, given, done, turn, slots)
             self._collected(inner, given, done, passed, ("backward of ", where, step.node))
-            there = _Turn(
-                turn.first * (1 - smallest(1, done) if inner.tied else 1),
+            there = Turn(
+                smallest(2, turn.uses * inner.trips + done) if inner.tied else turn.uses,
                 turn.last * (1 - smallest(1, trip) if inner.tied else 1),
                 smallest(1, trip),
                 {} if number else dict(slots),
             )
-            text = f"{where}{_words(step, trip)}: "
-            self._backward(inner, _during(trips, inner, trip), text, there, passed)
+            text = f"{where}{words(step, trip)}: "
+            self._backward(inner, during(trips, inner, trip), text, there, passed)
             ledger.restore(before)
         ledger.add("activations", -everything)
         self._leave(inner, turn, slots)
@@ -313,22 +285,22 @@ class _Replay:
         for value, size in step.wants:
             self._arrive(body, gradients, value, self._new(size), ("backward of ", where, step.node))
 
-    def _start(self, inner: Body, step: Step, given: _Given, *_: object) -> _Gradients:
+    def _start(self, inner: Body, step: Step, given: Given, *_: object) -> Gradients:
         """Return the gradients with which the last trip starts."""
         outputs = zip(inner.graph.outputs[: inner.graph.carried], given, strict=False)
-        return {value: _Gradient(each.bytes, each.values) for value, each in outputs if each is not None}
+        return {value: Gradient(each.bytes, each.values) for value, each in outputs if each is not None}
 
-    def _collected(self, inner: Body, given: _Given, done: int, gradients: _Gradients, what: Words) -> None:
+    def _collected(self, inner: Body, given: Given, done: int, gradients: Gradients, what: Words) -> None:
         """Add the gradients of one trip's collected values; those of finished trips are freed."""
         for (value, size), each in zip(inner.collected, given[inner.graph.carried :], strict=True):
             if each is not None:
                 own = each.values == 1
                 self.ledger.add("in_flight", -done * size if own else 0)
-                self._arrive(inner, gradients, value, _Gradient(size if own else 0), what)
+                self._arrive(inner, gradients, value, Gradient(size if own else 0), what)
 
     def _enter(
-        self, inner: Body, step: Step, given: _Given, done: int, turn: _Turn, slots: dict[str, float]
-    ) -> _Gradients:
+        self, inner: Body, step: Step, given: Given, done: int, turn: Turn, slots: dict[str, float]
+    ) -> Gradients:
         """Add what the finished trips left; return the gradients with which the next one starts.
 
         With no finished trip, which can be a corner as well, nothing is added.
@@ -349,9 +321,9 @@ class _Replay:
         captured = {
             Value(names[value]): self._new(some * size) for value, size in step.wants[len(inner.states) :]
         }
-        return {value: _Gradient(size) for value, size in inner.states} | captured
+        return {value: Gradient(size) for value, size in inner.states} | captured
 
-    def _leave(self, inner: Body, turn: _Turn, slots: dict[str, float]) -> None:
+    def _leave(self, inner: Body, turn: Turn, slots: dict[str, float]) -> None:
         """Add what all trips leave."""
         copies = 1 if inner.tied else inner.trips
         self.ledger.add("gradients", copies * (turn.first * inner.gradients + turn.last * inner.late))
@@ -363,37 +335,10 @@ class _Replay:
     def _slots(self, slots: DepthCache, size: int) -> float:
         return size * self.batch.tokens * slots.elements()
 
-    def _untouched(self, body: Body, step: Step, inner: Body, turn: _Turn) -> dict[str, float]:
+    def _untouched(self, body: Body, step: Step, inner: Body, turn: Turn) -> dict[str, float]:
         """Return the bytes of gradients of slots that this loop touches first, by its inputs."""
         return {
             name: turn.slots[value.node]
             for value, name in zip(step.inputs, inner.graph.inputs, strict=True)
             if value.node in turn.slots and body.graph.type_of(value).kind == "depth_cache"
         }
-
-
-def _words(step: Step, trip: int) -> str:
-    """Describe the step of a loop, such as `step 3`."""
-    loop = step.operation
-    name, first = (loop.origin, loop.first) if isinstance(loop, Segment) else (step.node, 0)
-    return f"{name} step {label(trip + first)}"
-
-
-def _during(trips: Trips, body: Body, trip: int) -> Trips:
-    """Return the trip counts with this trip as that of the body's loop."""
-    return {**trips, body.index: OneStep(trip)}
-
-
-def _corners(inner: Body, step: Step) -> list[int]:
-    """Return the trips that may contain the peak: the last, and those at which the bytes alive change.
-
-    After the first trip backward, tied weights have their gradients, and captured values theirs. At the first
-    step most gradients are there: of weights that are not tied, and of slots that each trip makes anew.
-    """
-    last = inner.trips - 1
-    found = [last]
-    if inner.tied or len(step.wants) > 1:
-        found.append(last - smallest(1, last))
-    if not inner.tied or inner.makes_slots:
-        found.append(0)
-    return found
