@@ -150,8 +150,7 @@ def _lines(text: str, at: int, begun: int | None) -> Problem | None:
             hint = "put quotes around text with a colon and a space"
             return Problem(at, "one `key: value`", shown(line.strip()), hint)
         if found := _KEY.fullmatch(above):
-            hint = f"put a space after the colon: {found[1]}: {found[2]}"
-            return Problem(_start_above(text, at), "`key: value`", shown(above.strip()), hint)
+            return _glued(text, at, found)
         if above.strip() and ":" not in above:
             return Problem(_start_above(text, at), "`key: value`", shown(above.strip()), "there is no colon")
         return Problem(at, "the indentation of the line above", "more", "that line has a value already")
@@ -164,9 +163,17 @@ def _lines(text: str, at: int, begun: int | None) -> Problem | None:
             return Problem(at, "`key: value`", "an item of a list", "a mapping has no list items")
         if above.lstrip().startswith("- ") and len(above) - len(above.lstrip()) == column:
             return Problem(at, "an item of a list, `- value`", "a key", "a list has no keys")
+        if found := _KEY.fullmatch(above):
+            return _glued(text, at, found)
         got = f"{column} space{'' if column == 1 else 's'}"
         return Problem(at, "the indentation of a line above", got)
     return None
+
+
+def _glued(text: str, at: int, above: re.Match[str]) -> Problem:
+    """Return the problem of a line above an offset whose colon no space follows."""
+    hint = f"put a space after the colon: {above[1]}: {above[2]}"
+    return Problem(_start_above(text, at), "`key: value`", shown(above[0].strip()), hint)
 
 
 def _line(text: str, at: int) -> str:

@@ -24,6 +24,7 @@ OPTIONS = [
     ),
     ("recur: 4", "recur: 4\n    use: seq", "10:5  stages.0.use:", ["an entry of a step: step: [{use: ..}]"]),
     ("name: tiny", "name: tiny\ndefaults: [x]", "3:1  defaults:", ["takes over another one by extends"]),
+    ("tokens: 1M", "tokens:1M", "14:3  ", ["put a space after the colon: tokens: 1M"]),
     ("tokens: 1M", "tokens: 1.0000001M", "14:11  train.tokens:", ["has to be whole"]),
     ("name: tiny", "name: tiny\ntraining: {}", "3:1  training:", ["did you mean train?"]),
     ("recur: 4", "recur: 4\n    norm: rms", "10:11  stages.0.norm:", ["model.norm_type says what norms are"]),
