@@ -9,6 +9,7 @@ from hypothesis import Phase, given
 from hypothesis import strategies as st
 from models import shipped, shortened
 from peak import ROOT, allocated, on_cuda, varied
+from samples import FULL as FULL_SAMPLES
 from samples import samples
 from strategies import make, trees
 
@@ -100,10 +101,11 @@ def test_peaks_are_the_predicted_ones_where_operations_run_again():
         every = sorted(recomputable(compile_graph(spec)))
         chosen = data.draw(st.one_of(st.just(every), st.sets(st.sampled_from(every))))
         errors.append(off(predicted(spec, batch, chosen), measured(spec, batch, recompute=chosen)))
-        assert abs(errors[-1]) < 0.1
+        assert abs(errors[-1]) < 0.06
 
     check()
-    assert statistics.median(map(abs, errors)) < 0.01
+    # a short run has two examples
+    assert statistics.median(map(abs, errors)) < (0.003 if FULL_SAMPLES else 0.01)
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(BF16, torch.bfloat16), (FULL, torch.float32), (MIXED, None)])
