@@ -43,7 +43,8 @@ def dry_lines(study: Study, rows: Path) -> Iterator[str]:
 def note_stale(study: Study, rows: Path) -> None:
     """Say on stderr which rows of the file are not used, since their arm has changed."""
     known = read_rows(rows)
-    found = stale(known, Plan.judging(study, known).cells(), study.config.arms)
+    plan = Plan.judging(study, known)
+    found = stale(plan.current(known), plan.cells(), study.config.arms)
     for name, count in found.items():
         noun = "row is" if count == 1 else "rows are"
         print(

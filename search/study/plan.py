@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from math import inf
 
 from composer.data.base.errors import DataError
 from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Schedule, Spec, Train
-from composer.training.folder.data_record import fingerprint_of
+from composer.training.folder.data_record import fingerprint_of, without_place
 from composer.training.warmup import with_warmup
 from search.study.config import lower_is_better
 from search.study.load import Study, StudyArm
@@ -76,14 +77,31 @@ class Plan:
         """Return what the row of a run at a budget is the result of."""
         key = (arm.name, arm.size, rate, seed, budget)
         if key not in self._cells:
-            self._cells[key] = Cell(run_hash(self.spec(arm, rate, seed, budget)), seed, self.data)
+            self._cells[key] = Cell(self._hash(self.spec(arm, rate, seed, budget)), seed, self.data)
         return self._cells[key]
 
-    def mark(self, arm: StudyArm) -> str:
-        """Return what tells the run folders of an arm from those it had before it was changed."""
+    def current(self, rows: Iterable[Row]) -> list[Row]:
+        """Return rows as they would be written today: data are known by content, no longer by path too.
+
+        Of several with the same cell the first counts.
+        """
+        found: dict[Cell, Row] = {}
+        for row in rows:
+            cell = self._older_cells.get(row.cell, row.cell)
+            found.setdefault(cell, row if cell == row.cell else replace(row, spec=cell.spec))
+        return [*found.values()]
+
+    def marks(self, arm: StudyArm) -> list[str]:
+        """Return what tells the run folders of an arm from those it had before it was changed.
+
+        The first is for new folders; folders that were made while data were known by path have the last.
+        """
         data = [self.data] if self.data else []
-        shape = [run_hash(arm.spec), *data, self.config.warmup, self.config.decay]
-        return hashlib.sha256(repr(shape).encode()).hexdigest()[:6]
+        shapes = [
+            [run_hash(spec), *data, self.config.warmup, self.config.decay]
+            for spec in ([without_place(arm.spec), arm.spec] if data else [arm.spec])
+        ]
+        return [hashlib.sha256(repr(shape).encode()).hexdigest()[:6] for shape in shapes]
 
     def spec(self, arm: StudyArm, rate: float, seed: int, budget: int) -> Spec:
         """Return the spec that is trained for one budget."""
@@ -95,14 +113,7 @@ class Plan:
 
     def cells(self) -> set[Cell]:
         """Return the cells of all runs that the study may train."""
-        seeds = range(self.seed, self.seed + 1 + self.config.seeds)
-        return {
-            self.cell(arm, rate, seed, budget)
-            for arm in self.study.arms
-            for rate in self.config.rates
-            for seed in seeds
-            for budget in self.config.budgets
-        }
+        return {self.cell(*run) for run in self._runs()}
 
     def size(self) -> int:
         """Return how many runs there are, each at one rate and seed."""
@@ -110,7 +121,7 @@ class Plan:
 
     def results(self, rows: Iterable[Row]) -> Results:
         """Look up the rows of this study."""
-        return Results(self, {row.cell: row for row in rows})
+        return Results(self, {row.cell: row for row in self.current(rows)})
 
     def due(self, rows: Iterable[Row]) -> Iterator[Unit]:
         """Yield the runs that lack rows, in the order of their training, as far as rates are chosen."""
@@ -122,6 +133,20 @@ class Plan:
             for arm in self.study.arms:
                 if (best := results.rate(arm)) is not None:
                     yield from self._lacking(results, arm, best, self.seed + number)
+
+    def _runs(self) -> Iterator[tuple[StudyArm, float, int, int]]:
+        seeds = range(self.seed, self.seed + 1 + self.config.seeds)
+        return product(self.study.arms, self.config.rates, seeds, self.config.budgets)
+
+    @cached_property
+    def _older_cells(self) -> dict[Cell, Cell]:
+        """Map the cells of rows that were written while data were known by path too; empty without files."""
+        if not self.data:
+            return {}
+        return {Cell(run_hash(self.spec(*run)), run[2], self.data): self.cell(*run) for run in self._runs()}
+
+    def _hash(self, spec: Spec) -> str:
+        return run_hash(without_place(spec) if self.data else spec)
 
     def _lacking(self, results: Results, arm: StudyArm, rate: float, seed: int) -> Iterator[Unit]:
         missing = tuple(b for b in self.config.budgets if results.row(arm, rate, seed, b) is None)

@@ -7,11 +7,12 @@ them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from composer.training.folder.files import write_text
 from search.errors import SearchError
 from search.store.locks import exclusive
 
@@ -19,7 +20,7 @@ ROWS = "rows.jsonl"
 
 
 class Cell(NamedTuple):
-    """What a row is the result of; `spec` is the run hash of what was trained, without the seed."""
+    """What a row is the result of; `spec` is the run hash of what was trained, wherever its data are."""
 
     spec: str
     seed: int
@@ -31,7 +32,7 @@ class Row:
     """One finished run at one budget.
 
     Attributes:
-        spec: the run hash: the arm, its training, the learning rate and the tokens.
+        spec: the run hash: the arm, its training, the learning rate and the tokens, not where data are.
         data: the digest of the training data's content; empty for tasks without files.
         budget: training tokens as the study names them, and `tokens` as they were read, in whole steps.
         metrics: held-out scores at the end; empty for one that crashed.
@@ -94,8 +95,19 @@ class Rows:
             with self.path.open("ab") as file:
                 # what a killed writer left of a line
                 file.truncate(text.rfind(b"\n") + 1)
-                file.write(f"{json.dumps(asdict(row))}\n".encode())
+                file.write(f"{_line(row)}\n".encode())
             return True
+
+    def rewrite(self, change: Callable[[list[Row]], list[Row]]) -> None:
+        """Replace rows by what `change` makes of them, if that differs."""
+        with exclusive(self._lock):
+            known = self.read()
+            if (new := change(known)) != known:
+                write_text(self.path, "".join(f"{_line(row)}\n" for row in new))
+
+
+def _line(row: Row) -> str:
+    return json.dumps(asdict(row))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from composer import cost
-from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Spec
 from composer.training.folder.run_folder import SPEC, read_spec
 from search.errors import Crash, SearchError
@@ -101,6 +100,7 @@ class _Worker(Worker):
 
     def run(self) -> None:
         """Work until no run is due."""
+        self.rows.rewrite(self.plan.current)
         self._count()
         self.watch("begin", self.progress)
         self.repeat(self._do_next)
@@ -155,14 +155,18 @@ class _Worker(Worker):
             "size": unit.arm.size,
             "rate": unit.rate,
             "seed": unit.seed,
-            "mark": self.plan.mark(unit.arm),
+            "mark": self._mark(unit),
             "budgets": list(unit.budgets),
         }
 
+    def _mark(self, unit: Unit) -> str:
+        """Return the mark of a unit's folder: an older one where that folder is there."""
+        marks = self.plan.marks(unit.arm)
+        return next((each for each in marks if (self.folder / _folder(unit, each)).exists()), marks[0])
+
     def _folder(self, unit: Unit) -> str:
         """Return the run folder of a unit: that of the same run, unless it is past the first budget."""
-        name = f"{unit.arm.title.replace(' ', '-')}-lr{unit.rate:g}-seed{unit.seed}"
-        folder = f"runs/{name}-{self.plan.mark(unit.arm)}"
+        folder = _folder(unit, self._mark(unit))
         return f"{folder}-from-{unit.budgets[0]}" if self._is_past(folder, unit) else folder
 
     def _is_past(self, folder: str, unit: Unit) -> bool:
@@ -194,7 +198,7 @@ class _Worker(Worker):
     def _train(self, record: Record, arm: StudyArm, rate: float, seed: int, budget: int) -> None:
         spec = self.plan.spec(arm, rate, seed, budget)
         cell = self.plan.cell(arm, rate, seed, budget)
-        if any(row.cell == cell for row in self.rows.read()):
+        if any(row.cell == cell for row in self._known()):
             return
         self.progress.target = budget
         pace = _Pace(record)
@@ -228,7 +232,7 @@ class _Worker(Worker):
             rate=rate,
             seed=seed,
             budget=budget,
-            spec=run_hash(spec),
+            spec=self.plan.cell(arm, rate, seed, budget).spec,
             data=self.plan.data,
             tokens=0,
             params=costs.params,
@@ -241,7 +245,7 @@ class _Worker(Worker):
 
     def _crash(self, record: Record, arm: StudyArm, rate: float, seed: int, reason: str) -> None:
         """Append a row without metrics for each budget that was not reached."""
-        known = {row.cell for row in self.rows.read()}
+        known = {row.cell for row in self._known()}
         with self.changing(record):
             for budget in record.params["budgets"]:
                 if self.plan.cell(arm, rate, seed, budget) not in known:
@@ -254,6 +258,9 @@ class _Worker(Worker):
         self.crashes.append(f"  {self.progress.run}: {reason}")
         if len(self.crashes) >= CRASHES:
             raise SearchError(f"{CRASHES} runs in a row could not be trained:\n" + "\n".join(self.crashes))
+
+    def _known(self) -> list[Row]:
+        return self.plan.current(self.rows.read())
 
     def _count(self) -> None:
         self.progress.done = self.plan.results(self.rows.read()).done()
@@ -301,6 +308,10 @@ def title(arm: StudyArm, rate: float, seed: int) -> str:
 def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two claims are of one run, whatever its budgets."""
     return {**one, "budgets": None} == {**other, "budgets": None}
+
+
+def _folder(unit: Unit, mark: str) -> str:
+    return f"runs/{unit.arm.title.replace(' ', '-')}-lr{unit.rate:g}-seed{unit.seed}-{mark}"
 
 
 def _versions() -> dict[str, str]:

@@ -11,12 +11,23 @@ from statistics import fmean, median, stdev
 
 from composer.costs.base.units import count_text, duration
 from composer.costs.matching.residuals import percent
-from search.compare.kendall import kendall
 from search.study.config import COST_NAMES, COSTS
-from search.study.load import StudyArm
-from search.study.plan import Results, score
+from search.study.csv_tables import (
+    Data,
+    arm_data,
+    comparison_data,
+    crash_data,
+    factor_data,
+    law_data,
+    rate_data,
+    results_data,
+    stability_data,
+    verdict_data,
+)
+from search.study.plan import Results
 from search.study.rows import Row
 from search.study.scaling import fitted, law_rows
+from search.study.stability import Stability, stability
 from search.study.verdicts import Comparison, Factor, Verdict, better, comparisons, factor, verdicts
 
 UNITS = {"tokens": "training tokens", "flops": "training FLOPs", "seconds": "seconds"}
@@ -30,16 +41,16 @@ class Table:
         name: of its file and its anchor.
         words: the columns of words; the others are numbers.
         note: how it is made, below it.
-        data: its head and rows as CSV has them, plain numbers; None for the text cells.
+        data: its head and rows as CSV has them, plain numbers.
     """
 
     name: str
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    data: Data
     words: tuple[int, ...] = (0,)
     note: str = ""
-    data: tuple[Sequence[str], Sequence[Sequence[object]]] | None = None
 
     def markdown(self) -> str:
         """Write it in Markdown."""
@@ -51,7 +62,7 @@ class Table:
     def csv(self) -> str:
         """Write it as CSV."""
         out = io.StringIO()
-        head, rows = self.data or (self.head, self.rows)
+        head, rows = self.data
         csv.writer(out, lineterminator="\n").writerows([head, *rows])
         return out.getvalue()
 
@@ -65,9 +76,8 @@ def tables(results: Results) -> Iterator[Table]:
     if len(results.plan.config.arms) > 1:
         yield factor_table(results)
         yield comparison_table(comparisons(results), results.plan.config.measure)
-        if stability := list(_stability(results)):
-            note = "Kendall's tau-b of the arms' mean scores; 1 if they rank alike, 0 if by chance."
-            yield Table("ranks", "Rank stability", ["from", "to", "arms", "tau"], stability, (0, 1), note)
+        if found := list(stability(results)):
+            yield stability_table(found)
     if (law := fitted(results)) is not None:
         note = (
             "L = E + A (N_once + r^phi N_rec)^-alpha + B D^-beta (arXiv 2604.21106), over all arms, sizes "
@@ -75,7 +85,7 @@ def tables(results: Results) -> Iterator[Table]:
             "recurrent step is worth: 1 as much as a layer with weights of its own, 0 nothing."
         )
         head = ["constant", "value", "95 % interval"]
-        yield Table("scaling", "Scaling", head, list(law_rows(law)), note=note)
+        yield Table("scaling", "Scaling", head, list(law_rows(law)), law_data(law), note=note)
     yield rate_table(results)
     yield arm_table(results)
     if crashed := results.crashed():
@@ -88,6 +98,7 @@ def tables(results: Results) -> Iterator[Table]:
             "Runs that could not be trained",
             ["arm", "rate", "seed", "tokens", "why"],
             rows,
+            crash_data(results),
             (0, 4),
         )
 
@@ -111,7 +122,7 @@ def verdict_table(judged: Sequence[Verdict]) -> Table:
         "error rate of 5 % over all claims together (Holm). The interval is of 95 %, for this claim alone."
     )
     head = ["claim", "verdict", "factor", "95 % interval", "seeds", "p (Holm)", "note"]
-    return Table("verdicts", "Claims", head, rows, (0, 1, 6), note)
+    return Table("verdicts", "Claims", head, rows, verdict_data(judged), (0, 1, 6), note)
 
 
 def factor_cells(found: Factor) -> tuple[str, str]:
@@ -135,7 +146,7 @@ def results_table(results: Results) -> Table:
     """Return the scores of every arm at every budget, over fresh seeds."""
     config = results.plan.config
     metrics = list(dict.fromkeys([config.measure, "loss"]))
-    rows, data = [], []
+    rows = []
     for arm in results.plan.study.arms:
         for budget in config.budgets:
             found = list(results.fresh(arm, budget).values())
@@ -148,32 +159,27 @@ def results_table(results: Results) -> Table:
                 costs = [count_text(found[0].flops), duration(median(seconds)) if seconds else ""]
                 rate = results.rate(arm)
                 rows.append([arm.title, count_text(budget), f"{rate:g}", str(len(found)), *cells, *costs])
-                values = [[row.metrics[name] for row in found if name in row.metrics] for name in metrics]
-                pairs = [number for each in values for number in _mean_and_spread(each)]
-                time = median(seconds) if seconds else ""
-                data.append([arm.title, budget, rate, len(found), *pairs, found[0].flops, time])
     head = ["arm", "tokens", "rate", "seeds", *metrics, "FLOPs", "time"]
     note = (
         "Means and standard deviations over fresh seeds, at the best rate of each arm; of times the median. "
         "They hold for the machines that trained, with whatever else ran there."
     )
-    numbers = [name for metric in metrics for name in (metric, f"{metric}_sd")]
-    columns = ["arm", "tokens", "rate", "seeds", *numbers, "flops", "seconds"]
-    return Table("results", "Results", head, rows, note=note, data=(columns, data))
+    return Table("results", "Results", head, rows, results_data(results, metrics), note=note)
 
 
 def factor_table(results: Results) -> Table:
     """Return how many times less every arm costs than the reference at an equal score."""
     study, measure = results.plan.study, results.plan.config.measure
     kinds = [(cost, metric) for metric in dict.fromkeys([measure, "loss"]) for cost in COSTS]
-    rows, data = [], []
+    rows: list[list[str]] = []
+    every: list[Factor] = []
     for size in study.sizes:
         arms = [arm for arm in study.arms if arm.size == size]
         reference = next(arm for arm in arms if arm.name == study.reference)
         for arm in arms:
             if arm is not reference:
                 factors = [factor(results, arm, reference, *kind) for kind in kinds]
-                data += [[arm.title, each.cost, each.metric, *_factor_numbers(each)] for each in factors]
+                every += factors
                 found = [factor_cells(each) for each in factors]
                 cells = [f"{value} ({interval})" if value else "" for value, interval in found]
                 rows += [[arm.title, *cells]] if any(cells) else []
@@ -184,17 +190,8 @@ def factor_table(results: Results) -> Table:
         "budgets or the spread between seeds cannot show its end. Curves go through the means at the "
         "budgets, on a logarithmic axis; intervals are from a bootstrap over seeds, with Student's t."
     )
-    columns = ["arm", "cost", "metric", "factor", "low", "high"]
     title = f"Cost of an equal score, against {study.reference}"
-    return Table("factors", title, head, rows, note=note, data=(columns, data))
-
-
-def _factor_numbers(found: Factor) -> list[object]:
-    """Return a factor and its interval as numbers; an open end, or no factor, is empty."""
-    if found.value is None:
-        return ["", "", ""]
-    low, high = found.interval()
-    return [found.value, low or "", high if high < math.inf else ""]
+    return Table("factors", title, head, rows, factor_data(every), note=note)
 
 
 def comparison_table(found: Sequence[Comparison], metric: str) -> Table:
@@ -217,7 +214,25 @@ def comparison_table(found: Sequence[Comparison], metric: str) -> Table:
         "the bootstrap and Student's t; Holm corrects p for the number of arms. The exact permutation test "
         "assumes no distribution, and cannot come below 0.1 with three seeds of both and 0.029 with four."
     )
-    return Table("tests", title, head, rows, note=note)
+    return Table("tests", title, head, rows, comparison_data(found, metric), note=note)
+
+
+def stability_table(found: Sequence[Stability]) -> Table:
+    """Return how alike the arms rank at different budgets and sizes."""
+    rows = [
+        [
+            *(
+                size if each.one[1] != each.other[1] else _sized(count_text(budget), size)
+                for budget, size in (each.one, each.other)
+            ),
+            str(each.arms),
+            f"{each.tau:.2f}",
+        ]
+        for each in found
+    ]
+    note = "Kendall's tau-b of the arms' mean scores; 1 if they rank alike, 0 if by chance."
+    head = ["from", "to", "arms", "tau"]
+    return Table("ranks", "Rank stability", head, rows, stability_data(found), (0, 1), note)
 
 
 def rate_table(results: Results) -> Table:
@@ -238,9 +253,8 @@ def rate_table(results: Results) -> Table:
         note += (
             f" {' and '.join(edges)} {verb} best for some arms and at the edge of the grid: add rates beyond."
         )
-    return Table(
-        "rates", "Learning rates", ["arm", *(f"{rate:g}" for rate in config.rates), "best"], rows, note=note
-    )
+    head = ["arm", *(f"{rate:g}" for rate in config.rates), "best"]
+    return Table("rates", "Learning rates", head, rows, rate_data(results), note=note)
 
 
 def arm_table(results: Results) -> Table:
@@ -259,7 +273,7 @@ def arm_table(results: Results) -> Table:
         "that each arm was derived with: doubling the width, the heads, the head size, the active experts or "
         "the hidden size counts 1, the number of experts 1/4."
     )
-    return Table("arms", "Arms", head, rows, (0, len(head) - 1), note)
+    return Table("arms", "Arms", head, rows, arm_data(arms, measures), (0, len(head) - 1), note)
 
 
 def spread_text(values: Sequence[float]) -> str:
@@ -267,40 +281,6 @@ def spread_text(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.4f}" if values else ""
     return f"{fmean(values):.4f} ± {stdev(values):.4f}"
-
-
-def _mean_and_spread(values: Sequence[float]) -> list[object]:
-    return [fmean(values) if values else "", stdev(values) if len(values) > 1 else ""]
-
-
-def _stability(results: Results) -> Iterator[list[str]]:
-    """Yield Kendall's tau between the largest and every smaller budget, and between sizes."""
-    config, study = results.plan.config, results.plan.study
-    for size in study.sizes:
-        arms = [arm for arm in study.arms if arm.size == size]
-        for budget in config.budgets[:-1]:
-            pairs = [(_mean(results, arm, budget), _mean(results, arm, config.budgets[-1])) for arm in arms]
-            names = [_sized(count_text(each), size) for each in (budget, config.budgets[-1])]
-            yield from _tau(names, pairs)
-    for one, other in zip(study.sizes, study.sizes[1:], strict=False):
-        both = [[arm for arm in study.arms if arm.size == size] for size in (one, other)]
-        means = [
-            (_mean(results, a, config.budgets[-1]), _mean(results, b, config.budgets[-1]))
-            for a, b in zip(*both, strict=True)
-        ]
-        yield from _tau([one, other], means)
-
-
-def _tau(names: Sequence[str], pairs: Sequence[tuple[float | None, float | None]]) -> Iterator[list[str]]:
-    known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if len(known) >= 3:
-        tau = kendall([a for a, _ in known], [b for _, b in known])
-        yield [*names, str(len(known)), f"{tau:.2f}"]
-
-
-def _mean(results: Results, arm: StudyArm, budget: int) -> float | None:
-    found = [score(row, results.plan.config.measure) for row in results.fresh(arm, budget).values()]
-    return fmean(found) if found else None
 
 
 def _score_text(row: Row | None, metric: str) -> str:

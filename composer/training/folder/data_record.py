@@ -72,6 +72,16 @@ def fingerprint_of(spec: Spec) -> Fingerprint | None:
     return data.fingerprint() if isinstance(data, DataConfig) else None
 
 
+def without_place(spec: Spec) -> Spec:
+    """Return a spec that does not say where its data are, to be hashed beside their fingerprint."""
+    if spec.train is None:
+        return spec
+    blank: dict[str, str | None] = {"path": "", "glob": None}
+    fields = type(spec.train.data).model_fields
+    data = spec.train.data.model_copy(update={name: blank[name] for name in blank if name in fields})
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"data": data})})
+
+
 def record_data(folder: Path, spec: Spec) -> None:
     """Write the data record of the run of `spec` in `folder`, if its data have files."""
     found = fingerprint_of(spec)

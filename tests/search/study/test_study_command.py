@@ -56,12 +56,30 @@ def test_the_report_is_one_page_with_tables_and_figures(trained, folder):
     assert {path.name for path in (out / "figures").iterdir()} >= {"accuracy-against-training-tokens.svg"}
 
 
+def test_every_table_is_numbers_for_other_programs(trained, folder):
+    words = {"arm", "size", "against", "cost", "score", "verdict", "note", "changed_sizes"}
+    command(trained.path, SMALL, folder / "out", report=True)
+    tables = {path.stem: path for path in (folder / "out/tables").iterdir()}
+    assert tables.keys() >= {"arms", "factors", "rates", "results", "tests", "verdicts"}
+    for path in tables.values():
+        rows = [*csv.DictReader(path.read_text().splitlines())]
+        assert rows
+        for row in rows:
+            numbers = {key: float(cell) for key, cell in row.items() if key not in words and cell}
+            for key in ("factor", "difference"):
+                low, high = (numbers.get(f"{key}_{end}") for end in ("low", "high"))
+                if key in numbers and low is not None and high is not None:
+                    assert low <= numbers[key] <= high
+    tests = [*csv.DictReader(tables["tests"].read_text().splitlines())]
+    assert all(row["difference_low"] and row["difference_high"] for row in tests)
+
+
 def test_a_folder_with_a_report_alone_is_trained_in_later(trained, folder):
     rows = folder / "out/rows.jsonl"
     command(trained.path, SMALL, folder / "judged", rows=rows, report=True)
     found = list(csv.DictReader((folder / "judged/tables/factors.csv").read_text().splitlines()))
-    assert {row["arm"] for row in found} == {"untied"}
-    assert {(row["cost"], row["metric"]) for row in found} >= {("tokens", "accuracy"), ("seconds", "loss")}
+    assert {(row["arm"], row["against"]) for row in found} == {("untied", "looped")}
+    assert {(row["cost"], row["score"]) for row in found} >= {("tokens", "accuracy"), ("seconds", "loss")}
     command(trained.path, SMALL, folder / "judged", rows=rows)
     assert (folder / "judged/space.txt").exists()
 
