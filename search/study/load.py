@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from composer.costs.matching.arms import derived, matched
 from composer.costs.matching.match import Residual, match
-from composer.language.load import in_order, load, read_tree
+from composer.language.load import in_order, is_space, load, read_tree
 from composer.language.parsing.resolve import Resolver
 from composer.language.schema.spec import Spec
 from composer.language.validation.validate import build
@@ -92,6 +92,9 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     tree = read_tree(path, overrides)
     resolver = Resolver({}, refusal="choices are allowed only in spaces")
     assert isinstance(tree.value, dict)
+    if "arms" not in tree.value and "stages" in tree.value:
+        kind = "a space" if is_space(tree) else "a spec"
+        raise SpecError([tree.fault("arms", "a study, which has `arms:`", kind, "its base: names a spec")])
     resolved = Node({name: resolver.resolve(node, name) for name, node in tree.value.items()}, tree.place)
     faults = [*(tree.flaws.faults if tree.flaws else ()), *resolver.faults]
     config = build(StudyConfig, resolved)

@@ -58,6 +58,12 @@ def test_a_checkpoint_of_others_is_refused_with_what_it_is(content, got, tmp_pat
     assert out == ""
 
 
+def test_a_spec_in_the_place_of_a_run_is_told_as_one(tmp_path, capsys):
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    assert main(["eval", str(tmp_path / "spec.yaml")]) == 1
+    assert "expected a run folder or a checkpoint in one, got a spec" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_checkpoint_that_is_cut_short_is_refused(share, tmp_path, capsys):
     path = tmp_path / "x.ckpt"

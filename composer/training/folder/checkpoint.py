@@ -46,6 +46,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise TrainingError(os_message(error, path)) from None
     except Exception:  # a damaged pickle may fail in any way, and torch's advice is to trust the file
         raise _refused(path, "a damaged one or one with other objects than tensors") from None
+    if not whole and path.suffix in (".yaml", ".yml"):
+        raise TrainingError(
+            f"{path}: expected a run folder or a checkpoint in one, got a spec; train it first"
+        )
     if not whole:
         raise _refused(path, "a file that is cut short or of another kind")
     if fault := _fault(found):

@@ -1,6 +1,7 @@
 """Study files: what they may say, and what is wrong with the others."""
 
 import pytest
+from fake_training import BASELINE
 from studies import STUDY, toy_study
 
 from composer.language.load import load
@@ -17,6 +18,14 @@ def test_every_arm_is_matched_to_the_base_and_trained_as_it_is(tmp_path):
     assert looped.residuals[0].percent == 0
     assert all(residual.holds for residual in untied.residuals)
     assert {arm.spec.train for arm in study.arms} == {looped.spec.train}
+
+
+def test_a_spec_is_told_from_a_study_in_one_line(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(BASELINE)
+    with pytest.raises(SpecError, match=r"arms: expected a study, which has `arms:`, got a spec") as error:
+        load_study(path)
+    assert len(error.value.faults) == 1
 
 
 def test_derived_arms_and_sizes(tmp_path):
