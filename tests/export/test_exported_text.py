@@ -69,6 +69,21 @@ def test_lines_fit_a_screen_and_names_are_those_of_the_spec():
     assert "autograd" not in source.replace("with gradients by autograd", "")
 
 
+MIXES = [
+    "attention-residuals",
+    "attention-residuals-blocks",
+    "deepcrossattention",
+    "denseformer",
+    "muddformer",
+]
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_residual_mixes_leave_gradients_to_autograd(name):
+    source = export(composer.compile(shortened(composer.load(FAMILY / f"{name}.yaml"), 12))).source
+    assert "autograd.Function" not in source
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_torch_compile_traces_an_exported_model():
