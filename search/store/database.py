@@ -228,7 +228,8 @@ class DatabaseStore:
         if self._connection is not None:
             yield self._connection
         else:
-            with self._engine.connect() as connection:
+            # a transaction would take two more messages, while 64 workers ask all the time
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 yield connection
 
     @contextmanager

@@ -65,8 +65,7 @@ class FolderStore:
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
         """Open the journal, repaired if necessary."""
-        with self.lock():
-            return open_study(self._folder / JOURNAL, self._name, goals, sampler)
+        return open_study(self._folder / JOURNAL, self._name, goals, sampler)
 
     def touch(self) -> None:
         """Touch the lease."""

@@ -101,17 +101,22 @@ class KernelLock(JournalFileOpenLock):
 
 
 def open_study(path: Path, name: str, goals: Goals, sampler: BaseSampler) -> optuna.Study:
-    """Open the study in the journal at `path`, created if missing; call under the store's lock.
+    """Open the study in the journal at `path`, created if missing.
+
+    An incomplete last line is no damage: readers leave it out, and the next writer cuts it off.
 
     Raises:
         SearchError: the journal is damaged before its last record.
     """
-    lock = KernelLock(path.with_name(path.name + ".lock"))
-    lock.acquire()
     try:
-        mend(path)
-    finally:
-        lock.release()
+        return named_study(JournalStorage(Journal(path)), name, goals, sampler)
+    except (ValueError, TypeError, KeyError):
+        lock = KernelLock(path.with_name(path.name + ".lock"))
+        lock.acquire()
+        try:
+            mend(path)
+        finally:
+            lock.release()
     return named_study(JournalStorage(Journal(path)), name, goals, sampler)
 
 

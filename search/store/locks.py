@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-_PAUSE = 0.05
+_PAUSE = 0.1
 """The longest pause between two attempts, in seconds."""
 _PATIENCE = 10.0
 """Seconds after which a process queues for a lock."""

@@ -19,7 +19,7 @@ from composer.language.space import Space
 from search.run.study import run_search
 from search.store.journal import Journal
 
-_append, _replace = Journal.append_logs, os.replace
+_append, _replace = Journal.append, os.replace
 
 
 class Killer:
@@ -29,15 +29,15 @@ class Killer:
         self.left = at
         self.stage = at % 3
         os.replace = self.replace
-        Journal.append_logs = lambda backend, logs: self.append(backend, logs)
+        Journal.append = lambda backend, logs: self.append(backend, logs)
 
     def in_database(self) -> None:
         """Count the steps in a database too: what is put is not yet committed, and lost with its writer."""
         from search.store.database import DatabaseStore
         from search.store.database_journal import DatabaseJournal
 
-        append, put = DatabaseJournal.append_logs, DatabaseStore.put
-        DatabaseJournal.append_logs = lambda backend, logs: self.step(lambda: append(backend, logs))
+        append, put = DatabaseJournal.append, DatabaseStore.put
+        DatabaseJournal.append = lambda backend, logs: self.step(lambda: append(backend, logs))
         DatabaseStore.put = lambda store, record: self.step(lambda: put(store, record))
 
     def due(self) -> bool:

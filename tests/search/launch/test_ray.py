@@ -7,8 +7,10 @@ import signal
 from importlib.util import find_spec
 
 import pytest
+from accidents import check_database_away, check_full_disk
 from command import WAIT, agent_of, begin, is_running, opened, wait_for
 from noted_training import check_two_devices
+from postgresql import missing
 from ray_cluster import RayCluster
 from worker import check
 
@@ -92,3 +94,12 @@ def test_a_task_trains_a_trial_on_two_devices(tmp_path, cluster):
     check_two_devices(
         tmp_path, "--launcher", "ray", "--address", cluster.address, "--workers", "1", "--launch", "cpus=1"
     )
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_a_database_that_is_away_for_a_while_is_waited_for_by_all_tasks(tmp_path, begin, cluster):
+    check_database_away(tmp_path, begin, "--launcher", "ray", "--address", cluster.address)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path, begin, cluster):
+    check_full_disk(tmp_path, begin, "--launcher", "ray", "--address", cluster.address)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from importlib.util import find_spec
 
 import pytest
-from command import TRIALS, WAIT, agent_of, begin, is_running, opened, wait_for
-from database_checks import check_all
+from accidents import check_database_away, check_full_disk
+from command import WAIT, agent_of, begin, is_running, opened, wait_for
 from noted_training import check_two_devices
-from postgresql import Server, missing
+from postgresql import missing
 from worker import check
-
-from composer.language.space import load_space
 
 __all__ = ["begin"]
 
@@ -80,17 +77,8 @@ def test_a_job_trains_a_trial_on_two_devices(tmp_path):
 
 @pytest.mark.skipif(bool(missing()), reason=missing())
 def test_a_database_that_is_away_for_a_while_is_waited_for_by_all_jobs(tmp_path, begin):
-    server = Server()
-    try:
-        url = server.url("jobs")
-        command = begin(0.1, *JOBS, "--storage", url)
-        command.hold.unlink()
-        work = command.run / "work.log"
-        wait_for(lambda: work.exists() and len(work.read_text().splitlines()) > 2)
-        server.stop()
-        time.sleep(1)
-        server.start()
-        assert command.process.wait(WAIT) == 0, command.err.read_text()
-        check_all(tmp_path, url, load_space(tmp_path / "space.yaml", TRIALS[1::2]))
-    finally:
-        server.remove()
+    check_database_away(tmp_path, begin, *JOBS)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path, begin):
+    check_full_disk(tmp_path, begin, *JOBS)

@@ -198,7 +198,7 @@ def test_a_torn_tail_under_two_writers_is_mended_by_whoever_writes_next(tmp_path
 
 def test_a_disk_that_fills_amid_a_record_loses_nothing(tmp_path, monkeypatch):
     run_search(toy(tmp_path, *EIGHT), tmp_path / "whole", FakeTraining())
-    append, left = Journal.append_logs, [40]
+    append, left = Journal.append, [12]
 
     def full(journal, logs):
         left[0] -= 1
@@ -208,7 +208,7 @@ def test_a_disk_that_fills_amid_a_record_loses_nothing(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", str(journal.path))
         append(journal, logs)
 
-    monkeypatch.setattr(Journal, "append_logs", full)
+    monkeypatch.setattr(Journal, "append", full)
     with pytest.raises(
         study.SearchError, match=r"study\.journal: No space left on device\n.*run the same command to resume"
     ):
