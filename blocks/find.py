@@ -33,12 +33,12 @@ def wiring_options() -> Wiring:
     Raises:
         ValueError: see `add_options`.
     """
-    found: Wiring = {}
-    add_options(found, offered(blocks.wiring, WiringConfig, "composer.wiring", nested=True))
-    return found
+    options: Wiring = {}
+    add_options(options, offered(blocks.wiring, WiringConfig, "composer.wiring", nested=True))
+    return options
 
 
-def add_options(found: Wiring, options: Iterable[tuple[type[WiringConfig], str]]) -> None:
+def add_options(wiring: Wiring, options: Iterable[tuple[type[WiringConfig], str]]) -> None:
     """Add options, each with its origin, under their keys and names, the default of a key first.
 
     Raises:
@@ -49,18 +49,18 @@ def add_options(found: Wiring, options: Iterable[tuple[type[WiringConfig], str]]
         if not option.name:  # the base class of a key's values
             continue
         kind = kind_of(option)
-        known = found.setdefault(kind.key, {})
+        known = wiring.setdefault(kind.key, {})
         if (taken := next((kind_of(each) for each in known.values()), kind)) is not kind:
             raise ValueError(f"{origin}: the key {kind.key!r} is already taken by {taken.__module__}")
         if option.model_fields and option.name not in option.model_fields:
             raise ValueError(f"{origin}: {option.__name__} has fields, but none called {option.name!r}")
         if (other := known.setdefault(option.name, option)) is not option:
             raise ValueError(f"{origin}: {kind.key}: {option.name} is already taken by {other.__module__}")
-    for key, known in found.items():
+    for key, known in wiring.items():
         kind = kind_of(next(iter(known.values())))
         if kind.default not in known:
             raise ValueError(f"{kind.__module__}: no option is called {kind.default!r}")
-        found[key] = {name: known[name] for name in sorted(known, key=lambda n: (n != kind.default, n))}
+        wiring[key] = {name: known[name] for name in sorted(known, key=lambda n: (n != kind.default, n))}
 
 
 def all_wiring() -> list[type[WiringConfig]]:

@@ -87,12 +87,12 @@ def undominated(points: Iterable[Values]) -> set[Values]:
     In descending order a dominating point comes before those it dominates, so each is compared with the
     front so far; of two objectives with its last point alone, since the second grows along the front.
     """
-    found: list[Values] = []
+    front: list[Values] = []
     for point in sorted(set(points), reverse=True):
-        others = found[-1:] if len(point) <= 2 else found
+        others = front[-1:] if len(point) <= 2 else front
         if not any(dominates(other, point) for other in others):
-            found.append(point)
-    return set(found)
+            front.append(point)
+    return set(front)
 
 
 def dominates(one: Values, other: Values) -> bool:

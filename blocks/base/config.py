@@ -38,15 +38,15 @@ class Config(BaseModel):
         """Describe the class by its docstring, and each field by the string below it."""
         from blocks.base.docstrings import docstring, field_docs
 
-        found = handler(schema)
-        described = handler.resolve_ref_schema(found)
+        reference = handler(schema)
+        described = handler.resolve_ref_schema(reference)
         if text := docstring(cls):
             described.setdefault("description", text)
         properties = described.get("properties", {})
         for name, text in field_docs(cls).items():
             if name in cls.model_fields:
                 properties[cls.model_fields[name].alias or name]["description"] = text
-        return found
+        return reference
 
 
 def _forget_class_vars(config: type[Config]) -> None:

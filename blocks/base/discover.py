@@ -39,9 +39,9 @@ def offered(
 def _in_modules(package: ModuleType, base: type[C], nested: bool) -> Iterator[tuple[type[C], str]]:
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
-        found = _configs(module, base)
-        yield from ((value, module.__name__) for value in found)
-        if nested and info.ispkg and any(value.__module__ == module.__name__ for value in found):
+        configs = _configs(module, base)
+        yield from ((value, module.__name__) for value in configs)
+        if nested and info.ispkg and any(value.__module__ == module.__name__ for value in configs):
             yield from _in_modules(module, base, nested)
 
 
@@ -69,13 +69,13 @@ def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[s
     Raises:
         ValueError: two classes claim one name, or an entry point is not a subclass of `base`.
     """
-    found: dict[str, type[C]] = {}
+    configs: dict[str, type[C]] = {}
     for value, origin in offered(package, base, group):
-        claim(found, value, tag, origin)
-    return found
+        claim(configs, value, tag, origin)
+    return configs
 
 
-def claim(found: dict[str, type[C]], value: type[C], tag: str, origin: str) -> None:
+def claim(configs: dict[str, type[C]], value: type[C], tag: str, origin: str) -> None:
     """Add a config class under its name.
 
     Raises:
@@ -84,5 +84,5 @@ def claim(found: dict[str, type[C]], value: type[C], tag: str, origin: str) -> N
     name = value.model_fields[tag].default
     if not isinstance(name, str):
         raise ValueError(f"{origin}: {value.__name__} needs `{tag}: Literal[...] = ...` with a default")
-    if found.setdefault(name, value) is not value:
-        raise ValueError(f"{origin}: the {tag} {name!r} is already taken by {found[name].__module__}")
+    if configs.setdefault(name, value) is not value:
+        raise ValueError(f"{origin}: the {tag} {name!r} is already taken by {configs[name].__module__}")

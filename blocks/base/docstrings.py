@@ -27,14 +27,14 @@ def field_docs(config: type) -> dict[str, str]:
     A wiring key is documented by the class that declares it.
     """
     described = getattr(config, "model_fields", {}).items()
-    found: dict[str, str] = {name: info.description for name, info in described if info.description}
+    docs: dict[str, str] = {name: info.description for name, info in described if info.description}
     for base in reversed(config.__mro__):
-        found |= _field_docs(base.__module__).get(base.__qualname__, {})
+        docs |= _field_docs(base.__module__).get(base.__qualname__, {})
     for name, info in described:
         # wiring keys, whose type is not imported here
         for kind in (item.kind for item in info.metadata if hasattr(item, "kind")):
-            found[name] = docstring(kind)
-    return found
+            docs[name] = docstring(kind)
+    return docs
 
 
 @cache
@@ -59,9 +59,9 @@ def _top(module: str) -> list[ast.stmt]:
 
 
 def _class_docs(node: ast.ClassDef) -> dict[str, str]:
-    found: dict[str, str] = {}
+    docs: dict[str, str] = {}
     for field, text in pairwise(node.body):
         match field, text:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                found[name] = inspect.cleandoc(words)
-    return found
+            case [ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words)))]:
+                docs[name] = inspect.cleandoc(words)
+    return docs

@@ -17,20 +17,20 @@ _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 def entry_points(group: str) -> list[EntryPoint]:
     """Return the entry points of a group, of installed packages and this checkout, sorted by name."""
     installed = _installed(tuple(sys.path)).get(group, ())
-    found = {(point.name, point.value): point for point in [*installed, *_of_checkout(group)]}
-    return [found[key] for key in sorted(found)]
+    points = {(point.name, point.value): point for point in [*installed, *_of_checkout(group)]}
+    return [points[key] for key in sorted(points)]
 
 
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
     """Map each group that begins with `composer.` to its entry points; cached per `sys.path`."""
-    found: dict[str, tuple[EntryPoint, ...]] = {}
+    points: dict[str, tuple[EntryPoint, ...]] = {}
     for distribution in importlib.metadata.distributions():
         # entry points of all other packages are read, but not parsed
         if "[composer." in (distribution.read_text("entry_points.txt") or ""):
             for point in distribution.entry_points:
-                found[point.group] = (*found.get(point.group, ()), point)
-    return found
+                points[point.group] = (*points.get(point.group, ()), point)
+    return points
 
 
 def _of_checkout(group: str) -> list[EntryPoint]:
@@ -48,8 +48,8 @@ def _project() -> str:
 def _declared() -> dict[str, dict[str, str]]:
     import tomllib
 
-    found: dict[str, dict[str, str]] = tomllib.loads(_project())["project"].get("entry-points", {})
-    return found
+    groups: dict[str, dict[str, str]] = tomllib.loads(_project())["project"].get("entry-points", {})
+    return groups
 
 
 def entry_points_by_name(group: str, attribute: str) -> dict[str, EntryPoint]:
@@ -61,15 +61,15 @@ def entry_points_by_name(group: str, attribute: str) -> dict[str, EntryPoint]:
     Raises:
         ValueError: two entry points have the same name.
     """
-    found: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in entry_points(group):
         for each in [point] if point.attr else _files(point, attribute):
-            if each.name in found:
+            if each.name in points:
                 raise ValueError(
-                    f"{each.value} ({group}): {each.name} is already taken by {found[each.name].value}"
+                    f"{each.value} ({group}): {each.name} is already taken by {points[each.name].value}"
                 )
-            found[each.name] = each
-    return found
+            points[each.name] = each
+    return points
 
 
 def _files(point: EntryPoint, attribute: str) -> list[EntryPoint]:

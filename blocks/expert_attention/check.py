@@ -83,7 +83,7 @@ def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
         torch.randn(shape, generator=draw).to(target.device)
         for shape in ((TOKENS, experts), (experts,), (TOKENS, active))
     )
-    found = route_kernel.route(products, balance, 0.5, active)
+    routing = route_kernel.route(products, balance, 0.5, active)
     exact = products.double().requires_grad_()
     indices = (0.5 * products.double() + balance).topk(active, -1).indices
     scores = (0.5 * exact).sigmoid().gather(-1, indices)
@@ -91,17 +91,17 @@ def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     order = indices.flatten().argsort(stable=True)
     counts = (indices.flatten() == torch.arange(experts, device=target.device)[:, None]).sum(1)
     for name, got, wanted in (
-        ("chosen experts", found.indices, indices),
-        ("order of rows", found.order, order),
-        ("places of rows", found.place.flatten(), order.argsort()),
-        ("ends of experts", found.ends, counts.cumsum(0)),
+        ("chosen experts", routing.indices, indices),
+        ("order of rows", routing.order, order),
+        ("places of rows", routing.place.flatten(), order.argsort()),
+        ("ends of experts", routing.ends, counts.cumsum(0)),
     ):
         if not torch.equal(got.long(), wanted):
             return f"{name}: {int((got.long() != wanted).sum())} of {wanted.numel()} are wrong"
-    kept = (found.weights, found.indices, found.totals)
+    kept = (routing.weights, routing.indices, routing.totals)
     made = route_kernel.route_backward(gradient, *kept, 0.5, experts)
     (expected,) = torch.autograd.grad(weights, exact, gradient.double())
-    return mismatch(("weights", "gradient of the logits"), (found.weights, made), (weights, expected))
+    return mismatch(("weights", "gradient of the logits"), (routing.weights, made), (weights, expected))
 
 
 def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
@@ -129,8 +129,8 @@ def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     indices = routed.indices[None].long()
     expected = reference.experts_plain(leaves[0], leaves[1], indices, leaves[2], leaves[3])
     gradients = torch.autograd.grad(expected, leaves, gradient.double())
-    found = [got.view(wanted.shape) for got, wanted in zip((y, *made), (expected, *gradients), strict=True)]
-    return mismatch(_NAMES, found, (expected, *gradients), target.dtype)
+    results = [got.view(wanted.shape) for got, wanted in zip((y, *made), (expected, *gradients), strict=True)]
+    return mismatch(_NAMES, results, (expected, *gradients), target.dtype)
 
 
 _NAMES = (

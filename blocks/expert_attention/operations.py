@@ -62,13 +62,13 @@ class Route(Operation):
 
     def _beyond(self) -> list[str]:
         """Return the fields that the fused kernels do not support."""
-        found = {
+        limits = {
             f"{self.scores} scores": self.scores != "sigmoid",
             "scores that are not renormalised": not self.renormalize,
             "z_loss": self.z_loss,
             "balance_loss": self.balance_loss,
         }
-        return [name for name, there in found.items() if there]
+        return [name for name, there in limits.items() if there]
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return weights and indices of the chosen experts, then a scalar per loss."""

@@ -30,8 +30,8 @@ def check(operation: GatedDelta | None, target: Target) -> str:
         inputs += [weights[0], weights[1] - 4.6]
         leaves = [each.requires_grad_() for each in inputs]
         out = fla_kernels.mix(*leaves)
-        found = [out, *torch.autograd.grad(out, leaves, gradient)]
+        results = [out, *torch.autograd.grad(out, leaves, gradient)]
         exact = [each.detach().double().requires_grad_() for each in inputs]
         wanted = mix_plain(*exact)
         expected = [wanted, *torch.autograd.grad(wanted, exact, gradient.double())]
-        return mismatch(_NAMES, found, expected, target.dtype)
+        return mismatch(_NAMES, results, expected, target.dtype)

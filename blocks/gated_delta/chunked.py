@@ -85,17 +85,17 @@ def _backward(
         chunk = solve(rows(k, part), rows(v, part), gates(write, forget, rate, shift, part), state)
         size = q.shape[-1] ** -0.5
         query, scale = unit(rows(q, part), size)
-        found = _of_chunk(rows(gradient, part), query, chunk, state, last)
-        last = found.state
-        put(made[0], part, _through_unit(found.query, query, scale, size))
-        put(made[1], part, _through_unit(found.key, chunk.key, chunk.key_scale, 1.0))
-        put(made[2], part, found.value)
-        put(made[3], part, _through_sigmoid(found.strength, chunk.gates).squeeze(-1))
-        opened = _through_softplus(found.log_decay, chunk.gates)
+        gradients = _of_chunk(rows(gradient, part), query, chunk, state, last)
+        last = gradients.state
+        put(made[0], part, _through_unit(gradients.query, query, scale, size))
+        put(made[1], part, _through_unit(gradients.key, chunk.key, chunk.key_scale, 1.0))
+        put(made[2], part, gradients.value)
+        put(made[3], part, _through_sigmoid(gradients.strength, chunk.gates).squeeze(-1))
+        opened = _through_softplus(gradients.log_decay, chunk.gates)
         put(made[4], part, opened.squeeze(-1))
-        sums[0] += (found.log_decay * chunk.gates.log_decay).sum((1, 2))
+        sums[0] += (gradients.log_decay * chunk.gates.log_decay).sum((1, 2))
         sums[1] += opened.sum((1, 2))
-        del chunk, query, scale, found, opened
+        del chunk, query, scale, gradients, opened
     weights = sums.view(2, len(q), -1).sum(1)
     return *made, weights[0].to(rate.dtype), weights[1].to(shift.dtype)
 
@@ -141,10 +141,10 @@ def _of_chunk(gradient: Tensor, query: Tensor, chunk: Chunk, state: Tensor, last
     return _Gradients(of_query, of_key, of_value, of_strength, log_decay, before)
 
 
-def _through_unit(gradient: Tensor, found: Tensor, scale: Tensor, size: float) -> Tensor:
+def _through_unit(gradient: Tensor, unit: Tensor, scale: Tensor, size: float) -> Tensor:
     """Return the gradient of a vector that was normalized to length `size`."""
-    along = (gradient * found).sum(-1, keepdim=True).div_(size**2)
-    return gradient.sub_(found * along).mul_(scale)
+    along = (gradient * unit).sum(-1, keepdim=True).div_(size**2)
+    return gradient.sub_(unit * along).mul_(scale)
 
 
 def _through_sigmoid(gradient: Tensor, gates: Gates) -> Tensor:

@@ -59,9 +59,9 @@ def parts(length: int) -> Iterator[slice]:
 
 def rows(x: Tensor, part: slice) -> Tensor:
     """Return the tokens `part` of x [B, S, heads, ...] as [N, C, ...], at least in fp32."""
-    found = x[:, part].transpose(1, 2)
+    part_rows = x[:, part].transpose(1, 2)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.empty(found.shape, dtype=dtype, device=x.device).copy_(found).flatten(0, 1)
+    return torch.empty(part_rows.shape, dtype=dtype, device=x.device).copy_(part_rows).flatten(0, 1)
 
 
 def put(x: Tensor, part: slice, found: Tensor) -> None:
@@ -134,9 +134,9 @@ def mixed(
     for part in parts(k.shape[1]):
         chunk = solve(rows(k, part), rows(v, part), gates(write, forget, rate, shift, part), state)
         query, _ = unit(rows(q, part), q.shape[-1] ** -0.5)
-        found = read(query, chunk, state)
-        put(y, part, found)
+        outputs = read(query, chunk, state)
+        put(y, part, outputs)
         state = after(chunk, state)
         # free the memory for the next chunk
-        del chunk, query, found
+        del chunk, query, outputs
     return y, state

@@ -25,12 +25,12 @@ def without_fla() -> str:
     """Return why fla's kernels are not installed, or ""."""
     install = "pip install 'attention-composer[fla]'"
     try:
-        found = version("fla-core")
+        installed = version("fla-core")
     except PackageNotFoundError:
         return f"fla-core is not installed: {install}"
     # earlier releases leave out the gates' nonlinearities without a word
-    old = [int(each) for each in re.findall(r"\d+", found)[:3]] < [0, 5, 1]
-    return f"fla-core {found} is older than 0.5.1: {install}" if old else ""
+    old = [int(each) for each in re.findall(r"\d+", installed)[:3]] < [0, 5, 1]
+    return f"fla-core {installed} is older than 0.5.1: {install}" if old else ""
 
 
 def _unfit(operation: GatedDelta, target: Target) -> str:

@@ -27,13 +27,13 @@ def mix_plain(
     strength = wide(write).sigmoid()
     decay = (-wide(rate).exp() * F.softplus(wide(forget) + wide(shift))).exp()
     state = key.new_zeros(len(k), *k.shape[2:], v.shape[-1])
-    found = []
+    outputs = []
     for t in range(k.shape[1]):
         state = state * decay[:, t, :, None, None]
         error = value[:, t] - (state * key[:, t, :, :, None]).sum(2)
         state = state + key[:, t, :, :, None] * (strength[:, t, :, None] * error)[:, :, None]
-        found.append((state * query[:, t, :, :, None]).sum(2))
-    return torch.stack(found, 1).to(v.dtype)
+        outputs.append((state * query[:, t, :, :, None]).sum(2))
+    return torch.stack(outputs, 1).to(v.dtype)
 
 
 def _unit(x: Tensor) -> Tensor:

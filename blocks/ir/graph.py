@@ -117,8 +117,8 @@ class Graph(_DiGraph):
 
     def node(self, name: str) -> Node:
         """Return the node of a name."""
-        found: Node = self.nodes[name]["node"]
-        return found
+        node: Node = self.nodes[name]["node"]
+        return node
 
     def type_of(self, value: Value) -> TensorType:
         """Return the type of a value."""
@@ -156,8 +156,8 @@ class Graph(_DiGraph):
 
     def readers(self, value: Value) -> list[str]:
         """Return the names of the nodes that read a value, in the order they run."""
-        found = {name for name in self.successors(value.node) if value in self.node(name).inputs}
-        return [name for name in self if name in found]
+        readers = {name for name in self.successors(value.node) if value in self.node(name).inputs}
+        return [name for name in self if name in readers]
 
     def empty(self) -> Graph:
         """Return a graph with the same inputs, outputs and weights, but no nodes and no second pass."""

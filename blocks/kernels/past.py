@@ -157,10 +157,10 @@ class Past:
     def held(self, place: str, use: int, make: Callable[[], T]) -> T:
         """Return the cache of a place and use, created by `make` at the first call."""
         key = place, self._use_of(place, use)
-        found: T | None = self._held.get(key)
-        if found is None:
-            found = self._held[key] = make()
-        return found
+        state: T | None = self._held.get(key)
+        if state is None:
+            state = self._held[key] = make()
+        return state
 
     def keep(self, kept: KVCache, key: Tensor, value: Tensor) -> VisibleKV | None:
         """Cache the prompt and return None, or one more token and return what it attends to."""

@@ -90,8 +90,8 @@ class _Summed(torch.autograd.Function):
             return (None,) * (3 + len(ctx.sizes))
         several = len(ctx.sizes) > 1
         parts = total.split([_padded(size, ctx.multiple) for size in ctx.sizes]) if several else [total]
-        found = zip(parts, ctx.sizes, ctx.dtypes, strict=True)
-        return None, None, None, *(part[:size].to(dtype) for part, size, dtype in found)
+        sums = zip(parts, ctx.sizes, ctx.dtypes, strict=True)
+        return None, None, None, *(part[:size].to(dtype) for part, size, dtype in sums)
 
 
 def stacked(weights: Sequence[Tensor], dtype: torch.dtype, multiple: int) -> Tensor:

@@ -58,13 +58,13 @@ def check_rotary(operation: Operation | None, target: Target) -> str:
             normed = leaves[0] if weight is None else reference.rms_norm_plain(*leaves)
             out = reference.rotate(normed, table.to(torch.complex128))
             wanted = torch.autograd.grad(out, leaves, gradient.double())
-            found = (
+            results = (
                 rotary_kernel.rotate_forward(x, table, weight),
                 *rotary_kernel.rotate_backward(gradient, table, x, weight),
             )
             names = ("output", "gradient of the input", "gradient of the gain")
             if fault := mismatch(
-                names[: 1 + len(leaves)], [each for each in found if each is not None], [out, *wanted]
+                names[: 1 + len(leaves)], [each for each in results if each is not None], [out, *wanted]
             ):
                 return f"{name}: {fault}"
     return ""

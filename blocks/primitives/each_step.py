@@ -86,5 +86,5 @@ def each_step(
 def imported(path: str) -> Callable[..., Tensor]:
     """Return the function `package.module:name`."""
     module, name = path.split(":")
-    found: Callable[..., Tensor] = getattr(import_module(module), name)
-    return found
+    function: Callable[..., Tensor] = getattr(import_module(module), name)
+    return function

@@ -47,17 +47,17 @@ class _Choose(torch.autograd.Function):
             along = (gradient * weights).sum(-1, keepdim=True)
             of_scores = ((gradient - along) * weights).flatten(0, 2)
             chosen, keys = indices.flatten(0, 2), len(first)
-            of_query, found = [], []
+            of_query, of_keys = [], []
             for half, each, place in zip(
                 _halves(query), (first, second), (chosen // keys, chosen % keys), strict=True
             ):
                 of_all = torch.zeros(len(half), keys, dtype=half.dtype, device=half.device)
                 of_all.scatter_add_(1, place, of_scores)
                 of_query.append(torch.mm(of_all, wide(each)))
-                found.append(torch.mm(of_all.T, half).to(each.dtype))
+                of_keys.append(torch.mm(of_all.T, half).to(each.dtype))
                 del of_all
             whole = torch.cat(of_query, 1).view(query.shape).to(query.dtype)
-        return whole, *found, None
+        return whole, *of_keys, None
 
 
 def _halves(query: Tensor) -> tuple[Tensor, Tensor]:

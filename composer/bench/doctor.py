@@ -45,8 +45,8 @@ def devices() -> Iterator[Finding]:
     """Yield the processor and each GPU."""
     yield Finding("cpu", f"{platform.machine()}, {torch.get_num_threads()} threads")
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        found = torch.cuda.get_device_properties(number)
-        about = f"{found.name}, {found.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+        properties = torch.cuda.get_device_properties(number)
+        about = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
         yield Finding(f"cuda:{number}", about)
     if not torch.cuda.is_available():
         yield Finding("cuda", "none")
@@ -66,7 +66,7 @@ def compiler() -> Finding:
 def kernels() -> Iterator[Finding]:
     """Yield the result of the self-test of each custom kernel for each dtype."""
     import_operations()
-    for kind, kernel in sorted(checked_kernels(), key=lambda found: found[1].name):
+    for kind, kernel in sorted(checked_kernels(), key=lambda item: item[1].name):
         if not torch.cuda.is_available():
             yield Finding(kernel.name, f"not here: needs a GPU; {_instead(kind, kernel)} is used")
             continue

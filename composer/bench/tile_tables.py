@@ -66,21 +66,21 @@ class Found(NamedTuple):
 
 def tables() -> list[Table]:
     """Return all tables."""
-    found = []
+    tables = []
     for each in pkgutil.walk_packages(blocks.__path__, "blocks."):
         if each.name.endswith(".tiles"):
             module = import_module(each.name)
             held = [one for one in vars(module).values() if isinstance(one, Tiles)]
             for name, measured in vars(module).items():
-                found += [Table(module, name, one) for one in held if one.measured is measured]
-    return found
+                tables += [Table(module, name, one) for one in held if one.measured is measured]
+    return tables
 
 
 Rows = Sequence[Mapping[str, Any]]
 """What was found, as plain data."""
 
 
-def as_rows(found: Sequence[Found], before: Rows = ()) -> Rows:
+def as_rows(measured: Sequence[Found], before: Rows = ()) -> Rows:
     """Return what was found, after what an earlier call found."""
     rows = [
         {
@@ -91,7 +91,7 @@ def as_rows(found: Sequence[Found], before: Rows = ()) -> Rows:
             "tried": each.tried,
             "faster": round(each.faster, 3),
         }
-        for each in found
+        for each in measured
     ]
     return [*before, *rows]
 

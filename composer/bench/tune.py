@@ -72,13 +72,13 @@ def _operations(calls: Iterable[operations.Call], setting: Setting) -> Iterator[
 
 def asked(work: Work, among: Iterable[Table]) -> list[tuple[Table, Any]]:
     """Run work once for each table and return the shapes that its kernels ask tiles for."""
-    found: list[tuple[Table, Any]] = []
+    shapes: list[tuple[Table, Any]] = []
     for table in among:
         noting = _Noting(table.tiles.measured)
         with table.tiles.using(noting):
             work.run()
-        found += [(table, shape) for shape in noting.asked]
-    return found
+        shapes += [(table, shape) for shape in noting.asked]
+    return shapes
 
 
 def best(work: Work, table: Table, shape: Any, setting: Setting, most: int | None) -> Found:

@@ -56,26 +56,26 @@ def find_commands(arguments: Sequence[str]) -> list[Command]:
     others = {point.name: point for point in entry_points(GROUP)}
     if wanted in others:
         return [_loaded(others[wanted])]
-    found = [_ours(name, module) for name, module in ours.items()]
+    commands = [_ours(name, module) for name, module in ours.items()]
     for name, point in others.items():
         try:
-            found.append(_loaded(point, taken=name in ours))
+            commands.append(_loaded(point, taken=name in ours))
         except UserError as error:
             print(f"composer: {error}", file=sys.stderr)
-    panels = [*PANELS, *(each.panel for each in found)]
-    return sorted(found, key=lambda each: (panels.index(each.panel), each.name))
+    panels = [*PANELS, *(each.panel for each in commands)]
+    return sorted(commands, key=lambda each: (panels.index(each.panel), each.name))
 
 
 def _modules(package: ModuleType) -> dict[str, str]:
     """Map the names of the commands and groups of a package to their modules."""
-    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         inner = importlib.import_module(info.name) if info.ispkg else None
         if inner is None or hasattr(inner, "HELP"):
-            found[info.name.rpartition(".")[2].replace("_", "-")] = info.name
+            modules[info.name.rpartition(".")[2].replace("_", "-")] = info.name
         else:
-            found |= _modules(inner)
-    return found
+            modules |= _modules(inner)
+    return modules
 
 
 def _ours(name: str, path: str) -> Command:

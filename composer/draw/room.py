@@ -143,16 +143,16 @@ def _abreast(entry: Entry) -> int:
 
 
 def _uses(stage: StageView) -> list[Use]:
-    found: list[Use] = []
+    uses: list[Use] = []
     for entry in stage.entries:
         match entry:
             case Use():
-                found.append(entry)
+                uses.append(entry)
             case Mix():
-                found += entry.uses
+                uses += entry.uses
             case StageView():
-                found += _uses(entry)
-    return found
+                uses += _uses(entry)
+    return uses
 
 
 def room(stage: StageView, view: View, card: float) -> Room:

@@ -140,8 +140,8 @@ class _Body:
         for node, operation, data in operations(graph):
             rows = [*self._rows(node, operation, data)]
             self.rows += rows
-            stage, found, _ = node.partition(SCOPE_INPUT)
-            if found and (not stage or isinstance(_operation(graph, stage[:-1]), Loop)):
+            stage, scope, _ = node.partition(SCOPE_INPUT)
+            if scope and (not stage or isinstance(_operation(graph, stage[:-1]), Loop)):
                 self.made_outside[data.blocks[0]] += rows
         self._named: dict[str, list[Row]] = defaultdict(list)
         self._below: dict[str, list[Row]] = defaultdict(list)
@@ -195,12 +195,12 @@ class _Body:
             for number, shape in enumerate(operation.outputs):
                 part = prod(shape) / operation.width
                 own = weights[number :: len(operation.outputs)]
-                found = self._weights(own, kernel, used.copies)
-                yield Row(own[0], _shape(shape), *found, forward * part, backward * part, used.executions)
+                cells = self._weights(own, kernel, used.copies)
+                yield Row(own[0], _shape(shape), *cells, forward * part, backward * part, used.executions)
         else:
             shapes = types_text(data.types, TIMES, " and ")
-            found = self._weights(weights, kernel, used.copies)
-            yield Row(node, shapes, *found, forward, backward, used.executions)
+            cells = self._weights(weights, kernel, used.copies)
+            yield Row(node, shapes, *cells, forward, backward, used.executions)
 
     def _weights(self, names: Any, kernel: str, copies: int) -> tuple[str, str, int, int]:
         """Describe weights and kernel, and count what was not counted before."""
@@ -295,15 +295,15 @@ def _around(name: str) -> Iterator[str]:
 
 def _held(body: _Body, node: str) -> Iterator[Held]:
     """Yield the depth slots that a stage's graph creates, those of several places of a block together."""
-    found: dict[str, Held] = {}
+    held: dict[str, Held] = {}
     for value in body.graph.node(node).inputs:
         made = body.graph.node(value.node)
         operation, block = made.op, made.blocks[0]
         if isinstance(operation, DepthKVCache) and value.output == 0:
             shape = _shape((2, operation.kv_heads, operation.head_dim))
-            count = operation.count + (found[block].count if block in found else 0)
-            found[block] = Held(block, count, body.spec.blocks[block].type, shape)
-    yield from found.values()
+            count = operation.count + (held[block].count if block in held else 0)
+            held[block] = Held(block, count, body.spec.blocks[block].type, shape)
+    yield from held.values()
 
 
 def _shape(shape: Shape) -> str:

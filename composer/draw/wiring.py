@@ -113,7 +113,7 @@ def _added(
         lower(root, x)
     else:
         option.around_loop(root, x, steps)
-    found: tuple[list[Addition], list[Addition]] = ([], [])
+    added: tuple[list[Addition], list[Addition]] = ([], [])
     graph = builders[0].graph
     nodes = [(name, graph.node(name)) for name in graph if not isinstance(graph.node(name).op, _UNDRAWN)]
     for name, node in nodes:
@@ -121,8 +121,8 @@ def _added(
         if node.inputs or hook != "around_sublayer":
             reads = any(value.node == "start" for value in node.inputs)
             sums = node.op.gradients == "passed" and len(node.inputs) > 1
-            found[name not in known].append(Addition(option, name, reads, sums, on_demand=name in asked))
-    if hook == "around_step" and found[0]:
+            added[name not in known].append(Addition(option, name, reads, sums, on_demand=name in asked))
+    if hook == "around_step" and added[0]:
         drawn = (name for name in made if not isinstance(root.graph.node(name).op, _UNDRAWN))
-        found[0][0] = replace(found[0][0], outside=tuple(name.removeprefix("stages.0.") for name in drawn))
-    return found
+        added[0][0] = replace(added[0][0], outside=tuple(name.removeprefix("stages.0.") for name in drawn))
+    return added

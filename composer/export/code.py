@@ -62,9 +62,9 @@ class Classes:
 
     def name(self, wanted: str) -> str:
         """Return a name that nothing at the top of the file has yet."""
-        found = fresh(wanted, self.taken)
-        self.taken.add(found)
-        return found
+        name = fresh(wanted, self.taken)
+        self.taken.add(name)
+        return name
 
     @property
     def past(self) -> list[str]:
@@ -74,14 +74,14 @@ class Classes:
     def step(self, loop: Loop, graph: Graph, place: Place, wanted: str, about: str) -> tuple[str, Names]:
         """Write the class of one step, its weights those of `graph`; return its name, and its tensors'."""
         body = Body(self, graph, place)
-        found = variants(loop) if loop.tied else []
+        bodies = variants(loop) if loop.tied else []
         given = ", ".join([*body.parameters(graph), *self.past, *self.counters(place)])
         lines = [f"class {self.name(wanted)}(nn.Module):", f'{_INDENT}"""{about}."""', ""]
         name = lines[0].split("(")[0].removeprefix("class ")
         methods = []
-        if len(found) > 1:
+        if len(bodies) > 1:
             branches = []
-            for number, each in enumerate(found):
+            for number, each in enumerate(bodies):
                 steps = repr(tuple(each.steps))
                 branches += [f"if {self.counters(place)[-1]} in {steps}:"]
                 branches += [f"{_INDENT}return self.variant_{number}({given})"]

@@ -82,9 +82,9 @@ class Inliner:
         """Add the function `package.module:name`; return its name here."""
         module, name = path.split(":")
         self._ours.add(module.partition(".")[0])
-        found = self._resolved(Key(module, name))
-        assert isinstance(found, Key), f"{path} is not defined by a package of ours"
-        return self._added(found)
+        key = self._resolved(Key(module, name))
+        assert isinstance(key, Key), f"{path} is not defined by a package of ours"
+        return self._added(key)
 
     def imports(self) -> list[str]:
         """Return the import statements of what is used."""

@@ -94,18 +94,18 @@ def _as_torch_does(node: Node) -> Node:
 
 def _functions(graph: Graph, cached: bool) -> list[str]:
     """Return the functions that a graph calls, in order."""
-    found = dict.fromkeys(["blocks.kernels.past:Past"] if cached else [])
+    functions = dict.fromkeys(["blocks.kernels.past:Past"] if cached else [])
     for body, _ in graphs(graph):
         some = nodes_of_some(body)
         for name, operation, node in operations(body):
             if isinstance(operation, Loop | Input):
                 continue
             of = operation.operation.kernels[-1] if isinstance(operation, EachStep) else node.kernel
-            found |= dict.fromkeys(filter(None, (of.function, node.kernel.prepare, operation.update)))
+            functions |= dict.fromkeys(filter(None, (of.function, node.kernel.prepare, operation.update)))
             if cached and operation.decoding != LOCAL:
                 decoding = operation.decoding_of_some if name in some else operation.decoding
-                found |= dict.fromkeys(filter(None, [decoding]))
-    return [*found]
+                functions |= dict.fromkeys(filter(None, [decoding]))
+    return [*functions]
 
 
 _MODEL = '''class Model(nn.Module):

@@ -33,7 +33,7 @@ def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
     if not mix[0][1]:
         return [(1.0, evaluated)] if evaluated else []
     evaluated = evaluated or lowered(spec)
-    found = []
+    graphs = []
     for share, numbers in mix:
         steps_text = " and ".join(f"{place} with {n}" for place, n in numbers.items())
         try:
@@ -44,9 +44,9 @@ def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
             raise SpecError(
                 [spec.fault(path, "numbers of steps that the stage can run", steps_text, str(error))]
             ) from None
-        found.append((share, graph))
-    _check_rows(spec, mix[-1][1], found[-1][1])
-    return found
+        graphs.append((share, graph))
+    _check_rows(spec, mix[-1][1], graphs[-1][1])
+    return graphs
 
 
 def _check_rows(spec: Spec, numbers: Numbers, graph: Graph) -> None:

@@ -73,9 +73,9 @@ def _kinds(names: Sequence[str]) -> list[str]:
 def heat(view: Heat, width: float, twins: Sequence[Heat] = ()) -> Chart:
     """Draw a table of numbers as colours, with the numbers where there is room; `twins` have its colours."""
     rows_of = (row for each in (view, *twins) for row in each.values)
-    found = [value for row in rows_of for value in row if value is not None and isfinite(value)]
+    cells = [value for row in rows_of for value in row if value is not None and isfinite(value)]
     least = _LEAST_SHARE if view.share else 0.0
-    top = view.top or max([least, *map(abs, found)]) or 1.0
+    top = view.top or max([least, *map(abs, cells)]) or 1.0
     left = max(30.0, *map(width_of, view.row_names)) + 26
     columns, rows = len(view.column_names), len(view.row_names)
     size = min((width - left - 12) / columns, 74.0)

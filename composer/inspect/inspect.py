@@ -85,18 +85,18 @@ def inspect(
     subject: Subject, path: Path, measures: Sequence[Measure], progress: Progress = lambda *_: None
 ) -> Inspected:
     """Run measures on a model; those that do not apply say why."""
-    found: dict[str, Found | str] = {}
+    results: dict[str, Found | str] = {}
     for each in measures:
         progress(subject.name, each.name, 0, 0)
         try:
-            found[each.name] = each.run(subject, partial(progress, subject.name, each.name))
+            results[each.name] = each.run(subject, partial(progress, subject.name, each.name))
         except LeftOut as reason:
-            found[each.name] = str(reason)
+            results[each.name] = str(reason)
     sequences, length = subject.tokens.shape
     return Inspected(
         subject.name,
         str(path),
-        found,
+        results,
         sequences * length,
         sequences,
         subject.steps,
@@ -118,8 +118,8 @@ def as_json(runs: Sequence[Inspected], measures: Sequence[Measure]) -> dict[str,
                 "stage": run.stage,
                 "steps": run.steps,
                 "found": {
-                    name: {"left_out": found} if isinstance(found, str) else _plain(found.values)
-                    for name, found in run.found.items()
+                    name: {"left_out": result} if isinstance(result, str) else _plain(result.values)
+                    for name, result in run.found.items()
                 },
             }
             for run in runs

@@ -87,11 +87,11 @@ def _leaves(views: Iterable[View]) -> Iterator[View]:
             yield view
 
 
-def _found(found: Found | str, shown: _Shown) -> Iterator[str]:
-    if isinstance(found, str):
-        yield f"<p><strong>Left out.</strong> {escape(found)}</p>"
+def _found(result: Found | str, shown: _Shown) -> Iterator[str]:
+    if isinstance(result, str):
+        yield f"<p><strong>Left out.</strong> {escape(result)}</p>"
         return
-    for number, view in enumerate(found.views):
+    for number, view in enumerate(result.views):
         yield _view(view, shown, number)
 
 

@@ -44,9 +44,9 @@ def edited(tree: Tree, name: str, number: int) -> Edit | None:
         SpecError: the spec is not valid as it is.
     """
     before = arch_hash(_spec(tree))
-    found = [*EDITS[name](tree)]
-    for tried in range(min(len(found), _TRIES)):
-        edit = found[(number + tried) % len(found)]
+    edits = [*EDITS[name](tree)]
+    for tried in range(min(len(edits), _TRIES)):
+        edit = edits[(number + tried) % len(edits)]
         cleaned = edit._replace(tree=_without_unused(edit.tree))
         try:
             if arch_hash(_spec(cleaned.tree)) != before:
@@ -192,12 +192,12 @@ def _replaced(tree: Tree, path: Path, stages: Sequence[Tree]) -> Tree:
 
     def among(entries: Sequence[Any], path: Path) -> list[Any]:
         first, *rest = path
-        found = (
+        replaced = (
             [*stages]
             if not rest
             else [{**entries[first], "step": among(entries[first]["step"], tuple(rest))}]
         )
-        return [*entries[:first], *found, *entries[first + 1 :]]
+        return [*entries[:first], *replaced, *entries[first + 1 :]]
 
     return {**tree, "stages": among(tree["stages"], path)}
 

@@ -177,17 +177,17 @@ class Space:
         resolver = Resolver(self._let, ask, self._choices)
         resolver.broken += self._tree.flaws.unknown if self._tree.flaws else []
         top = self._top
-        found = dict(self._fixed)
+        sections = dict(self._fixed)
         if "stages" in top:
-            found["stages"] = resolver.resolve(top["stages"], "stages")
+            sections["stages"] = resolver.resolve(top["stages"], "stages")
         if "blocks" in top:
-            found["blocks"] = self._used_blocks(
-                resolver, {node.value for _, node in uses(found.get("stages"))}
+            sections["blocks"] = self._used_blocks(
+                resolver, {node.value for _, node in uses(sections.get("stages"))}
             )
         for name in ("model", "train"):
             if name in top:
-                found[name] = resolver.resolve(top[name], name)
-        return fill_in(Node(found, self._tree.place), resolver), resolver
+                sections[name] = resolver.resolve(top[name], name)
+        return fill_in(Node(sections, self._tree.place), resolver), resolver
 
     def _edited(self, ask: Ask) -> tuple[Node, Resolver, list[str]]:
         """Resolve a point and make its edits; also return these in words."""
@@ -261,8 +261,8 @@ class Space:
         """Yield what is wrong with an alternative whatever is chosen beside it."""
         yield from resolver.faults
         spec = build(Spec, tree, broken=resolver.broken)
-        found = [*([] if isinstance(spec, Spec) else spec), *undefined(tree)]
-        yield from (self._of_range(fault, tree) for fault in found if not resolver.hides(fault.path))
+        faults = [*([] if isinstance(spec, Spec) else spec), *undefined(tree)]
+        yield from (self._of_range(fault, tree) for fault in faults if not resolver.hides(fault.path))
         parts = valid_parts(tree, resolver.broken)
         if not resolver.hides("train") and not (parts.train is None and tree.child("train")):
             yield from against_search(self.search, self._tree, parts.train, parts.caps)
@@ -314,8 +314,8 @@ def draw(knob: Knob, rng: random.Random) -> Value:
     if knob.choices:
         return rng.choice(knob.choices)
     if knob.log:
-        found = math.exp(rng.uniform(math.log(knob.low), math.log(knob.high)))
-        return _number(knob, round(found) if knob.kind == "int" else min(max(found, knob.low), knob.high))
+        value = math.exp(rng.uniform(math.log(knob.low), math.log(knob.high)))
+        return _number(knob, round(value) if knob.kind == "int" else min(max(value, knob.low), knob.high))
     if knob.kind == "int":
         return rng.randrange(int(knob.low), int(knob.high) + 1, knob.step)
     return rng.uniform(knob.low, knob.high)

@@ -31,10 +31,10 @@ def modelled(launch: Launch, device: Device) -> float:
     return max(launch.bytes / device.bandwidth, launch.flops / rate, LEAST)
 
 
-def by_contestant(found: Mapping[str, Sequence[Launch]], device: Device) -> Iterator[Row]:
+def by_contestant(launches_of: Mapping[str, Sequence[Launch]], device: Device) -> Iterator[Row]:
     """Yield a row for each pass of each contestant, and one for the whole step."""
     yield HEAD
-    for name, launches in found.items():
+    for name, launches in launches_of.items():
         for phase, each in groupby(launches, lambda launch: launch.phase):
             yield _row(f"{name}, {phase}", [*each], device)
         yield _row(f"{name}, step", launches, device)
@@ -50,13 +50,13 @@ def by_kernel(launches: Iterable[Launch], device: Device) -> Iterator[Row]:
         yield from (_row(f"{phase}: {each[0].kernel}", each, device) for each in kernels)
 
 
-def by_code(found: Iterable[MachineCode]) -> Iterator[Row]:
+def by_code(codes: Iterable[MachineCode]) -> Iterator[Row]:
     """Yield a row for each compiled kernel, in order of first launch."""
     yield (
         *("", "registers", "spilled", "warps", "load", "in flight", "instructions", "issued in"),
         *(f"bytes at {NAMED[name].bandwidth / 1e12:.1f} TB/s" for name in ("h100", "h200")),
     )
-    for code in found:
+    for code in codes:
         yield (
             code.name,
             str(code.registers),

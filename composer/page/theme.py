@@ -56,7 +56,7 @@ def page_style() -> str:
 
 def file_style() -> str:
     """Return the style sheet of a figure in a separate file: light, without variables."""
-    return re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], file("chart.css"))
+    return re.sub(r"var\(--(\w+)\)", lambda name: LIGHT[name[1]], file("chart.css"))
 
 
 def file(name: str) -> str:

@@ -132,8 +132,8 @@ class Finals:
         wanted = {at.base.key for at in trials}
         if self.config.retrains:
             wanted = {base.key for base in self.finalists()}
-        found = [at for at in trials if at.base.key in wanted and not at.left]
-        return found if len(found) == len(wanted) else []
+        settled = [at for at in trials if at.base.key in wanted and not at.left]
+        return settled if len(settled) == len(wanted) else []
 
     def _due(self, base: Record, again: dict[str, Any]) -> Iterator[Due]:
         name = f"{base.name}-lr{again['lr']:g}" + (f"-seed{again['seed']}" if again["seed"] else "")
@@ -171,10 +171,10 @@ def ranked(goals: Goals, ledger: Ledger) -> list[Record]:
     By front, then by the primary objective; on a front near copies of others come last, so that finalists
     are spread over the upper end of the first.
     """
-    found = [record for record in ledger.trials() if record.status == "finished"]
-    values = {record.key: record.seen[-1].values for record in found}
+    finished = [record for record in ledger.trials() if record.status == "finished"]
+    values = {record.key: record.seen[-1].values for record in finished}
     ranks = fronts([goals.ascending(each) for each in values.values()])
-    records = {record.key: record for record in found}
+    records = {record.key: record for record in finished}
     order: list[Record] = []
     for rank in sorted(set(ranks)):
         front = {key: values[key] for key, own in zip(values, ranks, strict=True) if own == rank}

@@ -32,11 +32,11 @@ def permutation_test(one: Sequence[float], other: Sequence[float]) -> float:
     seen = apart(range(size)) - grain
     ways = math.comb(len(pool), size)
     if ways <= _MOST:
-        found = [apart(chosen) >= seen for chosen in combinations(range(len(pool)), size)]
+        as_far = [apart(chosen) >= seen for chosen in combinations(range(len(pool)), size)]
     else:
         rng = random.Random(0)
-        found = [apart(rng.sample(range(len(pool)), size)) >= seen for _ in range(_MOST)]
-    return sum(found) / len(found)
+        as_far = [apart(rng.sample(range(len(pool)), size)) >= seen for _ in range(_MOST)]
+    return sum(as_far) / len(as_far)
 
 
 def smallest_p(one: int, other: int) -> float:

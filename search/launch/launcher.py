@@ -115,10 +115,10 @@ def find_launcher(name: str) -> Launcher:
     if name not in launchers():
         raise SearchError(f"--launcher: expected one of {', '.join(launchers())}, got {name!r}")
     point = launchers()[name]
-    found = point.load()
-    if not isinstance(found, Launcher):
-        raise SearchError(f"{point.value} ({point.group}): expected a Launcher, got {found!r}")
-    return found
+    launcher = point.load()
+    if not isinstance(launcher, Launcher):
+        raise SearchError(f"{point.value} ({point.group}): expected a Launcher, got {launcher!r}")
+    return launcher
 
 
 def asked(name: str, address: str | None, settings: list[str] | None) -> Asked:
@@ -129,8 +129,8 @@ def asked(name: str, address: str | None, settings: list[str] | None) -> Asked:
     """
     options = {} if address is None else {"address": address}
     for setting in settings or ():
-        key, found, value = setting.partition("=")
-        if not found or not key:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
             raise SearchError(f"--launch: expected KEY=VALUE, got {setting!r}")
         options[key] = value
     return Asked(name, options)

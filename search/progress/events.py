@@ -63,7 +63,7 @@ class Events:
                 "best_baseline": _run(state, rival) if rival else None,
                 "standings": [_standing(state, at) for at in verdicts.standings.values()],
                 "uneven": verdicts.uneven or None,
-                "verdict": [_comparison(found) for found in verdicts.final()],
+                "verdict": [_comparison(comparison) for comparison in verdicts.final()],
                 "front": [record.name for record in state.front()],
                 "command": train_longer(self._folder) if winner else None,
                 "report": None if report is None else str(report),
@@ -200,13 +200,13 @@ def _standing(state: State, at: Standing) -> dict[str, Any]:
     }
 
 
-def _comparison(found: Comparison) -> dict[str, Any]:
+def _comparison(comparison: Comparison) -> dict[str, Any]:
     """Compare the winner with the best baseline in one objective."""
     return {
-        "metric": found.one.metric,
-        "winner": found.one.value,
-        "best_baseline": found.other.value,
-        "better": found.better,
-        "p": found.p,
-        "verdict": found.verdict,
+        "metric": comparison.one.metric,
+        "winner": comparison.one.value,
+        "best_baseline": comparison.other.value,
+        "better": comparison.better,
+        "p": comparison.p,
+        "verdict": comparison.verdict,
     }

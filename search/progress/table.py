@@ -227,19 +227,21 @@ def _against(verdicts: Verdicts) -> Iterator[str]:
         if verdicts.state.has_baselines():
             yield "no baseline was trained in full, so there is no comparison"
         return
-    found = verdicts.final()
-    scores = ", ".join(f"{each.other.metric} {each.other.text}" for each in found)
+    comparisons = verdicts.final()
+    scores = ", ".join(f"{each.other.metric} {each.other.text}" for each in comparisons)
     yield f"best baseline: {rival.name} with {scores}"
-    yield f"the winner against it: {'; '.join(map(_difference, found))}"
+    yield f"the winner against it: {'; '.join(map(_difference, comparisons))}"
     if verdicts.uneven:
         yield f"note: {verdicts.uneven}"
 
 
-def _difference(found: Comparison) -> str:
+def _difference(comparison: Comparison) -> str:
     """Format a difference from the best baseline: `accuracy 0.02 better (permutation test: p = 0.10)`."""
-    if found.verdict == "cost" and found.other.value:
-        return f"{found.one.metric} {percent(100 * (found.one.value / found.other.value - 1))}"
-    return f"{found.one.metric} {found.size}" + (f" ({found.doubt})" if found.doubt else "")
+    if comparison.verdict == "cost" and comparison.other.value:
+        return f"{comparison.one.metric} {percent(100 * (comparison.one.value / comparison.other.value - 1))}"
+    return f"{comparison.one.metric} {comparison.size}" + (
+        f" ({comparison.doubt})" if comparison.doubt else ""
+    )
 
 
 def _own_run(state: State) -> Iterator[Text]:

@@ -140,7 +140,7 @@ class Verdicts:
         }
         for level in _LEVELS:
             values = {key: level(each, self.standings.get(key)) for key, each in baselines.items()}
-            known = {key: found for key, found in values.items() if found is not None}
+            known = {key: value for key, value in values.items() if value is not None}
             if known:
                 return baselines[self.state.goals.front(known)[0]]
         return None
@@ -176,11 +176,11 @@ class Verdicts:
         values = _LEVELS[level](record, at)
         assert values is not None
         lr = 1.0 if at is None or at.lr is None or level == len(_LEVELS) - 1 else at.lr
-        found = []
+        results = []
         for i, (goal, value) in enumerate(zip(goals.objectives, values, strict=True)):
             seeds = at.column(i) if at is not None and not level and not goal.is_cost else []
-            found.append(Result(goal.metric, value, tuple(seeds), 1.0 if goal.is_cost else lr))
-        return found
+            results.append(Result(goal.metric, value, tuple(seeds), 1.0 if goal.is_cost else lr))
+        return results
 
     def _compare(self, objective: int, one: Result, other: Result) -> Comparison:
         goal = self.state.goals.objectives[objective]

@@ -101,11 +101,11 @@ def baselines(space: Space) -> dict[str, Baseline]:
     Raises:
         SpecError: a baseline cannot be matched to the caps that it names.
     """
-    found: dict[str, Baseline] = {}
+    by_hash: dict[str, Baseline] = {}
     for entry, spec, origin in entered(space):
         costs = measures(_costs(spec, space.example().spec.caps))
-        found.setdefault(run_hash(spec), Baseline(Path(entry.path).stem, spec, costs, origin))
-    return found
+        by_hash.setdefault(run_hash(spec), Baseline(Path(entry.path).stem, spec, costs, origin))
+    return by_hash
 
 
 def _costs(spec: Spec, caps: Caps) -> Costs:

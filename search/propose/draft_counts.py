@@ -36,5 +36,5 @@ class Drawn:
 
 def total(attributes: Iterable[Mapping[str, Any]]) -> Drawn:
     """Sum the counts in the user attributes of trials; trials without them count as 0."""
-    found = [each[DRAWN] for each in attributes if DRAWN in each]
-    return Drawn(**{name: sum(each[name] for each in found) for name in vars(Drawn())})
+    counts = [each[DRAWN] for each in attributes if DRAWN in each]
+    return Drawn(**{name: sum(each[name] for each in counts) for name in vars(Drawn())})

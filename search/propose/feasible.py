@@ -84,18 +84,18 @@ class Feasible(BaseSampler):
             write_system(IDENTITY, start.identity)
             write_system(PLAN, start.params)
             return start.params
-        found, parents, drawn, refused = self._propose(study, trial, past.lost, known)
+        draft, parents, drawn, refused = self._propose(study, trial, past.lost, known)
         with optuna_private.together(study):
             write(DRAWN, vars(drawn))
             if self._source.names_parents:
                 names = [parent.name for parent in parents]
-                write(ORIGIN, {"parents": names, "moves": self._words(found, parents)})
+                write(ORIGIN, {"parents": names, "moves": self._words(draft, parents)})
             if self._source.learns_from_refused and refused:
                 write_system(MISSES, misses(refused))
-            write_system(IDENTITY, found.identity)
+            write_system(IDENTITY, draft.identity)
             # written last: it completes the proposal
-            write_system(PLAN, found.params)
-        return found.params
+            write_system(PLAN, draft.params)
+        return draft.params
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -38,8 +38,8 @@ def inherit(rng: random.Random, *answers: Params) -> Ask:
     """Return a knob's value in the first of `answers` that has a valid one, else a random value."""
 
     def ask(knob: Knob) -> Value:
-        found = (own[knob.name] for own in answers if knob.name in own)
-        return next((value for value in found if knob.holds(value)), draw(knob, rng))
+        inherited = (own[knob.name] for own in answers if knob.name in own)
+        return next((value for value in inherited if knob.holds(value)), draw(knob, rng))
 
     return ask
 

@@ -171,11 +171,11 @@ def _ask(inner: BaseSampler, study: Study, trial: FrozenTrial) -> Ask:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         together = inner.infer_relative_search_space(study, trial)
-        found = inner.sample_relative(study, trial, together)
+        proposed = inner.sample_relative(study, trial, together)
 
     def ask(knob: Knob) -> Value:
-        answer: Value = found.get(knob.name)
-        if knob.name not in found or not knob.holds(answer):
+        answer: Value = proposed.get(knob.name)
+        if knob.name not in proposed or not knob.holds(answer):
             answer = inner.sample_independent(study, trial, knob.name, distribution(knob))
         return answer
 

@@ -75,10 +75,10 @@ class Questions:
         # it is held by this worker from its creation on
         return optuna_private.ask(self._study, {_HELD: _hold(self._worker, "")})
 
-    def take(self, found: FrozenTrial) -> Trial:
+    def take(self, trial: FrozenTrial) -> Trial:
         """Take over an open proposal; its suggested values stay the same."""
-        self._write(found, _hold(self._worker, ""))
-        return optuna_private.running(self._study, found)
+        self._write(trial, _hold(self._worker, ""))
+        return optuna_private.running(self._study, trial)
 
     def put_off(self, trial: Trial, until: str) -> None:
         """Defer it until the record named `until` has ended; then any worker may take it."""
@@ -86,8 +86,8 @@ class Questions:
 
     def is_mine(self, trial: Trial) -> bool:
         """Whether it is open and still held by this worker."""
-        found = optuna_private.frozen(trial)
-        return found.state == TrialState.RUNNING and holder(found) == self._worker
+        state = optuna_private.frozen(trial)
+        return state.state == TrialState.RUNNING and holder(state) == self._worker
 
     def _write(self, trial: Trial | FrozenTrial, held: dict[str, Any]) -> None:
         optuna_private.set_system_attr(self._study, trial, _HELD, held)

@@ -35,11 +35,11 @@ def check_search(space: Space) -> None:
 def sampler_faults(space: Space) -> Iterator[Fault]:
     """Yield what is missing for the sampler of a space."""
     name = space.search.sampler
-    found = find_sampler(name)
-    if found.missing:
+    sampler = find_sampler(name)
+    if sampler.missing:
         others = (each for each in samplers() if each != name and not find_sampler(each).missing)
-        hint = f"pip install '{found.install}', or take {listed(others, 'or')}"
-        message = f"{name} needs {found.needs}, which is not installed"
+        hint = f"pip install '{sampler.install}', or take {listed(others, 'or')}"
+        message = f"{name} needs {sampler.needs}, which is not installed"
         yield space.fault(("search", "sampler"), message, "", hint)
 
 

@@ -46,12 +46,12 @@ class SameSpec:
         """
         there = {} if spec is None else document(spec)
         misses: list[tuple[int, str]] = []
-        for found in self._tried(params, there):
-            if isinstance(found, Point) and run_hash(found.spec) == identity:
-                self._last = found.params
-                return found
+        for tried in self._tried(params, there):
+            if isinstance(tried, Point) and run_hash(tried.spec) == identity:
+                self._last = tried.params
+                return tried
             if len(misses) < _COMPARED:
-                misses.append(_miss(found, there))
+                misses.append(_miss(tried, there))
         return min(misses, key=lambda miss: miss[0])[1]
 
     def _tried(self, params: Mapping[str, Value], spec: Mapping[str, Any]) -> Iterator[_Tried]:
@@ -104,11 +104,11 @@ class _Answers:
         self._counts: list[int] = []
 
     def __call__(self, knob: Knob) -> Value:
-        found = self._possible(knob)
+        possible = self._possible(knob)
         at = len(self._chosen)
         self._chosen.append(self._wanted[at] if at < len(self._wanted) else 0)
-        self._counts.append(len(found))
-        return found[self._chosen[at]]
+        self._counts.append(len(possible))
+        return possible[self._chosen[at]]
 
     def next(self) -> list[int]:
         """Return the indices of the next point; None after the last."""
@@ -139,15 +139,15 @@ def _all(knob: Knob, spec: Mapping[str, Any]) -> Iterator[Value]:
 
 def _at(spec: Mapping[str, Any], name: str) -> Any:
     """Return the value in a spec at the place of a knob."""
-    found: Any = spec
+    inner: Any = spec
     for step in _outside(name).split("."):
-        if isinstance(found, dict) and step in found:
-            found = found[step]
-        elif isinstance(found, list | tuple) and step.isdecimal() and int(step) < len(found):
-            found = found[int(step)]
+        if isinstance(inner, dict) and step in inner:
+            inner = inner[step]
+        elif isinstance(inner, list | tuple) and step.isdecimal() and int(step) < len(inner):
+            inner = inner[int(step)]
         else:
             return _NOTHING
-    return found
+    return inner
 
 
 def _outside(name: str) -> str:
@@ -160,13 +160,13 @@ def _outside(name: str) -> str:
     return kept
 
 
-def _miss(found: _Tried, spec: Mapping[str, Any]) -> tuple[int, str]:
+def _miss(tried: _Tried, spec: Mapping[str, Any]) -> tuple[int, str]:
     """Return in how many values a point differs from the spec, and the first of them."""
-    if isinstance(found, InvalidPoint):
-        return _FAR, str(found.faults[0])
-    if isinstance(found, _Unanswered):
-        return _FAR, str(found)
-    old, new = dict(_flat(spec)), dict(_flat(document(found.spec)))
+    if isinstance(tried, InvalidPoint):
+        return _FAR, str(tried.faults[0])
+    if isinstance(tried, _Unanswered):
+        return _FAR, str(tried)
+    old, new = dict(_flat(spec)), dict(_flat(document(tried.spec)))
     others = [path for path in {**old, **new} if path not in old or path not in new or old[path] != new[path]]
     if not spec or not others:
         return _FAR, ""

@@ -43,7 +43,7 @@ def find_sampler(name: str) -> Sampler:
         ValueError: the object registered under that name is no `Sampler`.
     """
     point = samplers()[name]
-    found = point.load()
-    if not isinstance(found, Sampler):
-        raise ValueError(f"{point.value} ({point.group}): expected a Sampler, got {found!r}")
-    return found
+    sampler = point.load()
+    if not isinstance(sampler, Sampler):
+        raise ValueError(f"{point.value} ({point.group}): expected a Sampler, got {sampler!r}")
+    return sampler

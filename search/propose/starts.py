@@ -55,18 +55,18 @@ def starts(space: Space) -> tuple[Start, ...]:
         SpecError: with all faults: a path with no spec, a spec that is no point of the space or over a cap.
     """
     same, fields = SameSpec(space), _chosen(space) if space.search.start else set[str]()
-    found: dict[str, Start] = {}
+    by_identity: dict[str, Start] = {}
     faults: list[Fault] = []
     for place, name in _entries(space):
         for named in _specs(place, name):
             made = named if isinstance(named, Fault) else _start(space, named, same, fields)
             if isinstance(made, Start):
-                found.setdefault(made.identity, made)
+                by_identity.setdefault(made.identity, made)
             else:
                 faults += [made] if isinstance(made, Fault) else made
     if faults:
         raise SpecError(faults)
-    return tuple(found.values())
+    return tuple(by_identity.values())
 
 
 def _entries(space: Space) -> Iterator[tuple[Fault, Path]]:

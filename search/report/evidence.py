@@ -23,8 +23,8 @@ def knobs(source: Source) -> str:
     """The effect of each knob, and its uncertainty."""
     names = knob_names(source.records())
     goals = source.state.goals.names
-    found = {goal: each for goal in goals if (each := facts.knob_effects(source, goal)) is not None}
-    if not found:
+    by_goal = {goal: each for goal in goals if (each := facts.knob_effects(source, goal)) is not None}
+    if not by_goal:
         return (
             '<p class="soft">Too few trials, or all with equal results: no conclusions about single '
             f"knobs. It takes {FEWEST} trials that reached the first milestone.</p>"
@@ -32,56 +32,56 @@ def knobs(source: Source) -> str:
     where = facts.stages(source)[0]
     parts = (
         f'<div class="alternative" data-name="{escape(goal)}">{_effects(goal, where, each, names)}</div>'
-        for goal, each in found.items()
+        for goal, each in by_goal.items()
     )
-    return choice("objective", list(found)) + "".join(parts)
+    return choice("objective", list(by_goal)) + "".join(parts)
 
 
-def _effects(goal: str, where: str, found: Effects, names: list[str]) -> str:
-    predicted = f"{100 * max(0, found.explained):.0f} % of the variance of trials left out"
+def _effects(goal: str, where: str, effects: Effects, names: list[str]) -> str:
+    predicted = f"{100 * max(0, effects.explained):.0f} % of the variance of trials left out"
     doubt = warn("This model explains little; treat the effects below as hints, not as findings.")
     return (
-        f"<p>Effects on {escape(goal)} at {escape(where)}, over the {found.trials} trials that reached it. "
+        f"<p>Effects on {escape(goal)} at {escape(where)}, over the {effects.trials} trials that reached it. "
         f"An additive model of the knobs predicts {predicted}.</p>"
-        f"{doubt if found.explained < LITTLE else ''}"
+        f"{doubt if effects.explained < LITTLE else ''}"
         "<h3>Importance</h3><p class='soft'>The share of the variance between trials that each knob accounts "
         "for, with 90 % intervals. The orange line is the 95th percentile over shuffled results; a grey bar "
         "is below it, so not significant.</p>"
-        f"{figure(figures.importance(found, goal, names))}"
+        f"{figure(figures.importance(effects, goal, names))}"
         "<h3>Effect</h3><p class='soft'>The change of the mean by each value, other knobs held equal, with "
         "90 % intervals; in brackets the number of trials. A knob that belongs to a branch is compared "
         "within that branch. Hollow points belong to knobs that are not significant.</p>"
-        f"{figure(figures.effect(found, goal, names))}"
+        f"{figure(figures.effect(effects, goal, names))}"
     )
 
 
 def rungs(source: Source) -> str:
     """The agreement of rungs, with a warning if they disagree."""
-    found = list(facts.pairs(source))
-    if not found:
+    pairs = list(facts.pairs(source))
+    if not pairs:
         return '<p class="soft">No objective is measured by training, so rungs have nothing to rank.</p>'
-    if all(pair.trials < facts.FEW for pair in found):
-        most = max(pair.trials for pair in found)
+    if all(pair.trials < facts.FEW for pair in pairs):
+        most = max(pair.trials for pair in pairs)
         return (
             '<p class="soft">Too few runs reached two milestones to compare their rankings: '
             f"{most} so far, and it takes {facts.FEW}.</p>"
         )
     doubts = "".join(
-        warn(f"{pair.first} and {pair.second} ({pair.metric}): {pair.doubt}.") for pair in found if pair.doubt
+        warn(f"{pair.first} and {pair.second} ({pair.metric}): {pair.doubt}.") for pair in pairs if pair.doubt
     )
     intro = (
         "<p>A rung is useful if those ahead there are ahead at the end. Kendall's tau is 1 for the same "
         "order and 0 for unrelated orders. Only runs that continued can be compared; they are better "
         "and more alike, so tau tends to be lower than it would be over all trials."
     )
-    if any(pair.trials == facts.LATEST for pair in found):
+    if any(pair.trials == facts.LATEST for pair in pairs):
         intro += f" Of more than {facts.LATEST} runs, the latest {facts.LATEST} are compared."
     state = source.state
     spared = "".join(
         warn(f"{text[0].upper()}{text[1:]}.")
         for text in (moved_text(state, rung) for rung in sorted(state.ledger.digest.spared))
     )
-    return f"{intro}</p>{spared}" + figure(figures.rungs(found)) + doubts
+    return f"{intro}</p>{spared}" + figure(figures.rungs(pairs)) + doubts
 
 
 _OUTCOMES = {
@@ -132,8 +132,8 @@ def _spent(source: Source) -> str:
 
 
 def _imported(source: Source) -> str:
-    found = Counter(record.imported for record in source.state.ledger if record.imported)
-    items = (f"{count} from <code>{escape(folder)}</code>" for folder, count in found.items())
+    counts = Counter(record.imported for record in source.state.ledger if record.imported)
+    items = (f"{count} from <code>{escape(folder)}</code>" for folder, count in counts.items())
     text = ", ".join(items)
     return f"<p>Runs imported from other searches: {text}.</p>" if text else ""
 

@@ -139,12 +139,12 @@ def knob_effects(source: Source, name: str) -> Effects | None:
 
 
 def _effects(source: Source, name: str) -> Effects | None:
-    found = [
+    points = [
         (record.params, value)
         for record in source.state.ledger.trials()
         if (value := at_milestone(record, 0, name)) is not None
     ]
-    return effects([params for params, _ in found], [value for _, value in found]) if found else None
+    return effects([params for params, _ in points], [value for _, value in points]) if points else None
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,10 @@ def _against(source: Source, winner: Record, rival: Record) -> tuple[str, str]:
 
     If the first measured objective does not differ, the gain is the first objective with a lower cost.
     """
-    found = source.verdicts.final()
-    first = found[source.state.goals.first_measured]
+    comparisons = source.verdicts.final()
+    first = comparisons[source.state.goals.first_measured]
     costs = [name for name in MAIN if rival.costs.get(name) and name in winner.costs]
-    saved = [each.one.metric for each in found if each.verdict == "cost" and each.better > 0]
+    saved = [each.one.metric for each in comparisons if each.verdict == "cost" and each.better > 0]
     if first.verdict == "not significant" and saved and saved[0] in costs:
         big = f"{_change(winner, rival, saved[0])} {saved[0]}"
         text = f"{first.one.metric} {first.size} than {rival.name} ({first.other.text})"

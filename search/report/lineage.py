@@ -25,17 +25,17 @@ def steps(state: State, last: Record) -> Iterator[Step]:
 
 def _ancestors(state: State, last: Record) -> Iterator[Step]:
     trials = {record.name: record for record in state.ledger if record.kind == "trial"}
-    found: dict[str, Record] = {}
+    ancestors: dict[str, Record] = {}
     waiting = [last.name]
     for name in waiting:
-        if name in trials and name not in found:
-            found[name] = trials[name]
+        if name in trials and name not in ancestors:
+            ancestors[name] = trials[name]
             waiting += map(str, trials[name].origin.get("parents", ()))
-    for name in sorted(found, key=int):
-        origin = found[name].origin
+    for name in sorted(ancestors, key=int):
+        origin = ancestors[name].origin
         parents = " and ".join(map(str, origin.get("parents", ())))
         moves = ", ".join(map(str, origin.get("moves", ()))) or "as proposed"
-        yield Step(found[name], f"from {parents}: {moves}" if parents else moves)
+        yield Step(ancestors[name], f"from {parents}: {moves}" if parents else moves)
 
 
 def _leaders(state: State, last: Record) -> Iterator[Step]:

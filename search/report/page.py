@@ -25,8 +25,8 @@ _DRAWN = 40
 def page(source: Source, now: datetime) -> str:
     """Return a report as one self-contained page: no network, no other files."""
     script = files("search.report").joinpath("page.js").read_text(encoding="utf-8")
-    found = [*sections.sections(source)]
-    return document(f"Search of {source.name}", header(source, now), found, script, _points(source))
+    parts = [*sections.sections(source)]
+    return document(f"Search of {source.name}", header(source, now), parts, script, _points(source))
 
 
 def _points(source: Source) -> dict[str, Any]:

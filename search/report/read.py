@@ -160,7 +160,7 @@ def read(folder: Path, seen: State | None = None) -> Source:
     state.baselines = {record.identity for record in ledger if record.role == "baseline"}
     of_page = shown(state)
     loaded = [*of_page, *ledger.finals()]
-    specs = {record.identity: found for record in loaded if (found := _spec(folder, record))}
+    specs = {record.identity: spec for record in loaded if (spec := _spec(folder, record))}
     journals = (folder / JOURNAL, folder / JOURNAL_COPY)
     told = next((known for path in journals if (known := _proposals(path)) is not None), None)
     if told is not None:

@@ -191,7 +191,7 @@ def _share(columns: Array, weights: Array, result: Array) -> float:
 
 
 def _levels(labels: list[str], columns: Array, weights: Array, draws: list[Array]) -> list[Level]:
-    found = []
+    levels = []
     for number, label in enumerate(labels):
         # centred, so positive only for trials with this value
         rows = columns[columns[:, number] > 0]
@@ -199,5 +199,5 @@ def _levels(labels: list[str], columns: Array, weights: Array, draws: list[Array
             continue
         row = rows[0]
         low, high = np.percentile([row @ drawn for drawn in draws], _INTERVAL)
-        found.append(Level(label, len(rows), float(row @ weights), float(low), float(high)))
-    return found
+        levels.append(Level(label, len(rows), float(row @ weights), float(low), float(high)))
+    return levels

@@ -50,8 +50,8 @@ def drawn(source: Source) -> Iterator[tuple[str, Chart]]:
         yield "curves", figures.curves(source, metrics[0])
     knobs = knob_names(source.records())
     for name in source.state.goals.names[:1]:
-        if found := facts.knob_effects(source, name):
-            yield "importance", figures.importance(found, name, knobs)
-            yield "effects", figures.effect(found, name, knobs)
+        if effects := facts.knob_effects(source, name):
+            yield "importance", figures.importance(effects, name, knobs)
+            yield "effects", figures.effect(effects, name, knobs)
     if pairs := list(facts.pairs(source)):
         yield "rungs", figures.rungs(pairs)

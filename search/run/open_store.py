@@ -71,9 +71,9 @@ def check_storage(storage: str) -> None:
     Raises:
         SearchError: it is the URL of something else, or its driver is missing.
     """
-    scheme, found, _ = storage.partition("://")
-    if not found or scheme not in _SCHEMES:
-        got = f"{scheme}://..." if found else repr(storage)
+    scheme, colon, _ = storage.partition("://")
+    if not colon or scheme not in _SCHEMES:
+        got = f"{scheme}://..." if colon else repr(storage)
         raise SearchError(
             f"--storage: expected postgresql://USER@HOST/DATABASE, got {got}; "
             "without it a search is kept in its folder"

@@ -82,12 +82,12 @@ class _Supervisor:
     def run(self) -> Outcome:
         """Process the workers' messages until all have ended, and return how."""
         stopped = False
-        for found in self.workers.messages():
+        for received in self.workers.messages():
             if self.stop.pass_on(self.workers):
                 self._note(STOPPING)
-            if found is None:
+            if received is None:
                 continue
-            worker, message = found
+            worker, message = received
             if isinstance(message, SearchEvent):
                 self._hear(worker, message)
             elif isinstance(message, Note):

@@ -172,12 +172,12 @@ class RecordFiles:
         self.put(record)
 
     def _new(self, marks: dict[str, _Mark]) -> list[Record]:
-        found = []
+        new = []
         for name, mark in marks.items():
             if mark != self._known.get(name):
-                found.append(_read(self._prefix + name))
+                new.append(_read(self._prefix + name))
                 self._known[name] = mark
-        return found
+        return new
 
 
 class Ledger:

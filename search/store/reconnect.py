@@ -24,7 +24,7 @@ def open_patiently(store: Store, opens: Callable[[], Opened], retry: float, poll
     Raises:
         SearchError: it did not answer in time.
     """
-    found: list[Opened] = []
+    opened: list[Opened] = []
     try:
         return opens()
     except Exception as error:
@@ -32,8 +32,8 @@ def open_patiently(store: Store, opens: Callable[[], Opened], retry: float, poll
             raise
         warnings.warn(store.lost(error, None), stacklevel=2)
         since = time.monotonic()
-        reach_again(store, error, since, retry, poll, lambda text: None, lambda: found.append(opens()))
-    return found[-1]
+        reach_again(store, error, since, retry, poll, lambda text: None, lambda: opened.append(opens()))
+    return opened[-1]
 
 
 def reach_again(

@@ -81,13 +81,13 @@ def changes(record: Record, runs: Path, now: Fingerprint) -> list[str]:
     digest = record.data.get("digest") or (known.fingerprint.digest if known else now.digest)
     if digest == now.digest:
         return []
-    found = known.fingerprint.changes(now) if known else []
-    return found or [f"sha256 {digest[:_DIGITS]} -> sha256 {now.digest[:_DIGITS]}"]
+    changed = known.fingerprint.changes(now) if known else []
+    return changed or [f"sha256 {digest[:_DIGITS]} -> sha256 {now.digest[:_DIGITS]}"]
 
 
-def _mark(spec: Spec, found: Fingerprint | None) -> dict[str, str]:
-    if found is None:
+def _mark(spec: Spec, fingerprint: Fingerprint | None) -> dict[str, str]:
+    if fingerprint is None:
         return {}
     data = spec.train.data if spec.train else None
     place = ", ".join(str(getattr(data, name, "")) for name in ("path", "glob"))
-    return {"place": place, "digest": found.digest}
+    return {"place": place, "digest": fingerprint.digest}

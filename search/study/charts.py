@@ -32,27 +32,27 @@ def curves(results: Results) -> Iterator[tuple[str, Chart]]:
 def curve(results: Results, metric: str, cost: str) -> Chart | None:
     """Draw the mean of a held-out score over fresh seeds against a cost, and every seed; None without any."""
     drawn = [(arm, _points(results, arm, metric, cost)) for arm in results.plan.study.arms]
-    points = [(arm, found) for arm, found in drawn if found]
+    points = [(arm, line) for arm, line in drawn if line]
     if not points:
         return None
     title = f"{metric} against {UNITS[cost]}"
     caption = "; ".join(
-        f"{arm.title}: {found[-1][2]:.4g} at {_cost_text(cost, found[-1][0])}" for arm, found in points
+        f"{arm.title}: {line[-1][2]:.4g} at {_cost_text(cost, line[-1][0])}" for arm, line in points
     )
     chart = Chart(WIDTH, max(400, _LINE * len(points) + 110), title, f"means over fresh seeds; {caption}")
     room = max(name_width(arm.title) for arm, _ in points) + 26
-    across = scale((x for _, found in points for x, *_ in found), _LEFT, WIDTH - room, log=True)
-    up = scale((y for _, found in points for _, ys, _ in found for y in ys), chart.height - _BELOW, _TOP)
+    across = scale((x for _, line in points for x, *_ in line), _LEFT, WIDTH - room, log=True)
+    up = scale((y for _, line in points for _, ys, _ in line for y in ys), chart.height - _BELOW, _TOP)
     marks = list(results.plan.config.budgets) if cost == "tokens" else None
     chart.below(across, up.start, _TOP, lambda x: _cost_text(cost, x), UNITS[cost], marks)
     chart.beside(up, _LEFT, across.end, lambda y: f"{y:g}" if y == 0 else f"{y:.3g}", metric)
-    for number, (_, found) in enumerate(points):
-        line = [(across(x), up(mean)) for x, _, mean in found]
+    for number, (_, means) in enumerate(points):
+        line = [(across(x), up(mean)) for x, _, mean in means]
         items = [f'<path class="line" fill="none" d="{path(line)}"/>']
-        items += [_disc("seed-mark", across(x), up(y), 2.4) for x, ys, _ in found for y in ys]
+        items += [_disc("seed-mark", across(x), up(y), 2.4) for x, ys, _ in means for y in ys]
         items += [_disc("mark", x, y, 4) for x, y in line]
         chart.items.append(f'<g class="{_style(number)}">{"".join(items)}</g>')
-    ends = spread([up(found[-1][2]) for _, found in points], _LINE, _TOP, up.start)
+    ends = spread([up(line[-1][2]) for _, line in points], _LINE, _TOP, up.start)
     for number, ((arm, _), y) in enumerate(zip(points, ends, strict=True)):
         key = f'<path class="line" fill="none" d="{path([(across.end + 4, y), (across.end + 18, y)])}"/>'
         chart.items.append(f'<g class="{_style(number)}">{key}</g>')
@@ -110,7 +110,7 @@ def _points(
     results: Results, arm: StudyArm, metric: str, cost: str
 ) -> list[tuple[float, list[float], float]]:
     """Return, by budget, the median cost, the scores and their mean."""
-    found = []
+    points = []
     for budget in results.plan.config.budgets:
         rows: list[Row] = [
             row
@@ -120,8 +120,8 @@ def _points(
         if rows and all(row.cost(cost) > 0 for row in rows):
             scores = [row.metrics[metric] for row in rows]
             # a median, since a busy machine makes some times far too long
-            found.append((median(row.cost(cost) for row in rows), scores, fmean(scores)))
-    return found
+            points.append((median(row.cost(cost) for row in rows), scores, fmean(scores)))
+    return points
 
 
 def _style(number: int) -> str:

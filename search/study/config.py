@@ -88,9 +88,9 @@ class Claim(Config):
 
     @property
     def _parts(self) -> re.Match[str]:
-        found = MEASURE.fullmatch(self.measure or "")
-        assert found is not None, "a claim of `StudyConfig.measured_claims` has a measure"
-        return found
+        parts = MEASURE.fullmatch(self.measure or "")
+        assert parts is not None, "a claim of `StudyConfig.measured_claims` has a measure"
+        return parts
 
 
 class StudyConfig(Config):

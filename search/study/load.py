@@ -117,15 +117,15 @@ class _Reader:
 
     def arms(self) -> list[StudyArm]:
         self.faults += self._unknown_arms()
-        found: list[StudyArm] = []
+        arms: list[StudyArm] = []
         for size, settings in (self.config.sizes or {ONE_SIZE: ()}).items():
             base = self._spec(self.config.base, (*self.config.set, *settings), ("base",))
             if base is not None:
                 self.faults += self._training(base)
-                found += [] if base.train is None else self._arms(base, size, settings)
+                arms += [] if base.train is None else self._arms(base, size, settings)
             if self.faults:
                 break  # the same faults at every size
-        return found
+        return arms
 
     def _unknown_arms(self) -> Iterator[Fault]:
         asked: list[tuple[_Path, str]] = [

@@ -60,18 +60,18 @@ class Plan:
         try:
             return cls(study, cls(study).data)
         except DataError:
-            found = {row.data for row in rows}
-            if len(found) != 1:
+            marks = {row.data for row in rows}
+            if len(marks) != 1:
                 raise
-            return cls(study, found.pop())
+            return cls(study, marks.pop())
 
     @cached_property
     def data(self) -> str:
         """The digest of the data, which all arms share; empty for tasks without files."""
         if self._data is not None:
             return self._data
-        found = fingerprint_of(self.study.arms[0].spec)
-        return "" if found is None else found.digest[:_DIGITS]
+        fingerprint = fingerprint_of(self.study.arms[0].spec)
+        return "" if fingerprint is None else fingerprint.digest[:_DIGITS]
 
     def cell(self, arm: StudyArm, rate: float, seed: int, budget: int) -> Cell:
         """Return what the row of a run at a budget is the result of."""
@@ -183,8 +183,8 @@ class Results:
         if rate is None:
             return {}
         seeds = range(self.plan.seed + 1, self.plan.seed + 1 + self.plan.config.seeds)
-        found = {seed: self.row(arm, rate, seed, budget) for seed in seeds}
-        return {seed: row for seed, row in found.items() if row is not None and not row.crashed}
+        rows = {seed: self.row(arm, rate, seed, budget) for seed in seeds}
+        return {seed: row for seed, row in rows.items() if row is not None and not row.crashed}
 
     def used(self) -> list[Row]:
         """Return the rows that are results of this study, those of learning rates included."""

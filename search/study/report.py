@@ -78,8 +78,8 @@ def lines(results: Results) -> Iterator[str]:
     for each in verdicts(results):
         size = f" ({each.factor.arm.size})" if each.factor.arm.size else ""
         value, interval = factor_cells(each.factor)
-        found = f", factor {value} ({interval})" if value else ""
-        yield f"{each.judgement}: {each.claim}{size}{found}" + (f"; {each.why}" if each.why else "")
+        measured = f", factor {value} ({interval})" if value else ""
+        yield f"{each.judgement}: {each.claim}{size}{measured}" + (f"; {each.why}" if each.why else "")
 
 
 def _standing(results: Results) -> str:

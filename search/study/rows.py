@@ -116,12 +116,12 @@ def read_rows(path: Path) -> list[Row]:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    found: dict[Cell, Row] = {}
+    by_cell: dict[Cell, Row] = {}
     for number, line in enumerate(lines[:-1], 1):
         if line.strip():
             row = _row(line, path, number)
-            found.setdefault(row.cell, row)
-    return list(found.values())
+            by_cell.setdefault(row.cell, row)
+    return list(by_cell.values())
 
 
 def _row(line: bytes, path: Path, number: int) -> Row:
@@ -145,8 +145,8 @@ def _row(line: bytes, path: Path, number: int) -> Row:
 
 def stale(rows: Iterable[Row], cells: Iterable[Cell], arms: Iterable[str]) -> dict[str, int]:
     """Count, by arm of the study, the rows that are results of another spec, rate, seed, budget or data."""
-    known, found = set(cells), dict.fromkeys(arms, 0)
+    known, counts = set(cells), dict.fromkeys(arms, 0)
     for row in rows:
-        if row.cell not in known and row.arm in found:
-            found[row.arm] += 1
-    return {name: count for name, count in found.items() if count}
+        if row.cell not in known and row.arm in counts:
+            counts[row.arm] += 1
+    return {name: count for name, count in counts.items() if count}

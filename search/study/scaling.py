@@ -58,13 +58,13 @@ class Fit:
 def recurrence(spec: Spec) -> dict[int, int]:
     """Return the active parameters of a spec by the number of times that recurrence runs them."""
     steps = {path: stage.trips for path, stage in all_stages(spec.stages).items() if stage.recurs}
-    found: dict[int, int] = {}
+    params_of: dict[int, int] = {}
     for row in cost(spec).by_operation:
         times = 1
         for place, trips in steps.items():
             times *= trips if f"{row.place}.".startswith(f"{place}.") else 1
-        found[times] = found.get(times, 0) + row.share.active_params
-    return {times: params for times, params in found.items() if params}
+        params_of[times] = params_of.get(times, 0) + row.share.active_params
+    return {times: params for times, params in params_of.items() if params}
 
 
 def fit(points: Sequence[Point], near: Fit | None = None) -> Fit:
@@ -124,10 +124,10 @@ def fitted(results: Results) -> tuple[Fit, Estimate] | None:
         for budget in config.budgets
     ]
     losses = [results.fresh(arm, budget) for arm, _, budget in cells]
-    seeds = set.intersection(*(set(found) for found in losses))
+    seeds = set.intersection(*(set(by_seed) for by_seed in losses))
     if not seeds:
         return None
-    table = {seed: [found[seed].metrics["loss"] for found in losses] for seed in sorted(seeds)}
+    table = {seed: [by_seed[seed].metrics["loss"] for by_seed in losses] for seed in sorted(seeds)}
 
     def points(rows: Sequence[Sequence[float]]) -> list[Point]:
         return [
@@ -140,9 +140,9 @@ def fitted(results: Results) -> tuple[Fit, Estimate] | None:
     return best, estimate
 
 
-def law_rows(found: tuple[Fit, Estimate]) -> Iterator[list[str]]:
+def law_rows(fit_and_phi: tuple[Fit, Estimate]) -> Iterator[list[str]]:
     """Yield the constants as names and texts."""
-    law, phi = found
+    law, phi = fit_and_phi
     low, high = phi.interval()
     yield ["phi, the exponent of recurrence", f"{law.phi:.2f}", f"{low:.2f} to {high:.2f}"]
     named = {"E": law.floor, "A": law.a, "B": law.b, "alpha": law.alpha, "beta": law.beta}
@@ -158,13 +158,13 @@ def _not_negative(
     best = (0.0, 0.0, 0.0, float("inf"))
     for mask in product((True, False), repeat=3):
         chosen = [i for i in range(3) if mask[i]]
-        found = np.zeros(3)
+        factors = np.zeros(3)
         if chosen:
-            found[chosen] = np.linalg.lstsq(columns[:, chosen], target, rcond=None)[0]
-        if (found >= 0).all():
-            error = float(np.sqrt(np.mean((columns @ found - target) ** 2)))
+            factors[chosen] = np.linalg.lstsq(columns[:, chosen], target, rcond=None)[0]
+        if (factors >= 0).all():
+            error = float(np.sqrt(np.mean((columns @ factors - target) ** 2)))
             if error < best[3]:
-                best = (float(found[0]), float(found[1]), float(found[2]), error)
+                best = (float(factors[0]), float(factors[1]), float(factors[2]), error)
             if all(mask):
                 break
     return best

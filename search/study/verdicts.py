@@ -118,32 +118,32 @@ def verdicts(results: Results) -> list[Verdict]:
     """Judge every claim at every size."""
     study = results.plan.study
     arms = {(arm.name, arm.size): arm for arm in study.arms}
-    found = [
+    judged = [
         _measured(
             claim, factor(results, arms[claim.arm, size], arms[claim.against, size], claim.cost, claim.metric)
         )
         for size in study.sizes
         for claim in study.config.measured_claims
     ]
-    adjusted = holm([verdict.p for verdict in found])
-    return [_judged(verdict, p) for verdict, p in zip(found, adjusted, strict=True)]
+    adjusted = holm([verdict.p for verdict in judged])
+    return [_judged(verdict, p) for verdict, p in zip(judged, adjusted, strict=True)]
 
 
 def comparisons(results: Results) -> list[Comparison]:
     """Compare every arm with the reference at the largest budget, at every size."""
     study, config = results.plan.study, results.plan.config
     budget, metric = config.budgets[-1], config.measure
-    found: list[Comparison] = []
+    compared: list[Comparison] = []
     for size in study.sizes:
         arms = [arm for arm in study.arms if arm.size == size]
         reference = next(arm for arm in arms if arm.name == study.reference)
         for arm in arms:
             if arm is not reference:
-                found.append(_compared(results, arm, reference, budget, metric))
-    tested = [i for i, each in enumerate(found) if each.p is not None]
-    for i, p in zip(tested, holm([found[i].p or 0.0 for i in tested]), strict=True):
-        found[i] = replace(found[i], adjusted=p)
-    return found
+                compared.append(_compared(results, arm, reference, budget, metric))
+    tested = [i for i, each in enumerate(compared) if each.p is not None]
+    for i, p in zip(tested, holm([compared[i].p or 0.0 for i in tested]), strict=True):
+        compared[i] = replace(compared[i], adjusted=p)
+    return compared
 
 
 def _compared(results: Results, arm: StudyArm, reference: StudyArm, budget: int, metric: str) -> Comparison:
@@ -164,13 +164,13 @@ def _by_seed(results: Results, arm: StudyArm, cost: str, metric: str) -> dict[in
     """Return, by fresh seed with finite scores at all budgets, the costs and then the scores."""
     budgets = results.plan.config.budgets
     rows = [results.fresh(arm, budget) for budget in budgets]
-    found = {}
+    by_seed = {}
     for seed in rows[0]:
         mine = [each[seed] for each in rows if seed in each]
         numbers = [*(row.cost(cost) for row in mine), *(score(row, metric) for row in mine)]
         if len(mine) == len(budgets) and all(map(math.isfinite, numbers)) and min(numbers[: len(mine)]) > 0:
-            found[seed] = numbers
-    return found
+            by_seed[seed] = numbers
+    return by_seed
 
 
 def _curve(seeds: Sequence[Sequence[float]]) -> Curve:
@@ -180,17 +180,17 @@ def _curve(seeds: Sequence[Sequence[float]]) -> Curve:
     return Curve([median(each) for each in columns[:half]], [fmean(each) for each in columns[half:]])
 
 
-def _measured(claim: Claim, found: Factor) -> Verdict:
-    if found.estimate is None:
-        return Verdict(claim, found, "undecided", why="no seed of both arms has all budgets")
-    if not found.apart:
+def _measured(claim: Claim, factor: Factor) -> Verdict:
+    if factor.estimate is None:
+        return Verdict(claim, factor, "undecided", why="no seed of both arms has all budgets")
+    if not factor.apart:
         why = "both arms have the score at their smallest budget: add smaller budgets or a harder task"
-        return Verdict(claim, found, "undecided", why=why)
+        return Verdict(claim, factor, "undecided", why=why)
     truth = math.log(claim.factor)
-    if not found.least < truth < found.most:
+    if not factor.least < truth < factor.most:
         why = "these budgets cannot show such a factor: add smaller or larger ones"
-        return Verdict(claim, found, "undecided", why=why)
-    return Verdict(claim, found, "undecided", found.estimate.p(truth))
+        return Verdict(claim, factor, "undecided", why=why)
+    return Verdict(claim, factor, "undecided", factor.estimate.p(truth))
 
 
 def _judged(verdict: Verdict, adjusted: float) -> Verdict:

@@ -74,12 +74,12 @@ def run_workers(
     with open_shared(study, folder, storage), interruption() as stop, plan.start(job) as workers:
         failed: dict[str, None] = {}
         interrupted, done = False, 0
-        for found in workers.messages():
+        for received in workers.messages():
             if stop.pass_on(workers):
                 watch("note", Progress(0, note=STOPPING))
-            if found is None:
+            if received is None:
                 continue
-            worker, message = found
+            worker, message = received
             if isinstance(message, Note):
                 watch("note", Progress(0, note=f"worker {worker.number}: {message.text}"))
             elif not isinstance(message, Ended):

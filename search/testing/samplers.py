@@ -45,14 +45,14 @@ def finish_trial(study: Study, trial: Trial, *values: float, outcome: str = "fea
 
 def explored(space: Space, count: int) -> list[tuple[str, dict[str, int]]]:
     """Ask and tell a number of times; return the outcome and the drafts of each proposal."""
-    study, known, found = study_of(space), set[str](), list[tuple[str, dict[str, int]]]()
+    study, known, outcomes = study_of(space), set[str](), list[tuple[str, dict[str, int]]]()
     for number in range(count):
         point, trial = answered(space, study)
         outcome = "repeat" if point.identity in known else point.verdict
         known |= {point.identity} if point.verdict == "feasible" else set()
         finish_trial(study, trial, *(float(number % 3) for _ in study.directions), outcome=outcome)
-        found.append((outcome, study.trials[-1].user_attrs["drawn"]))
-    return found
+        outcomes.append((outcome, study.trials[-1].user_attrs["drawn"]))
+    return outcomes
 
 
 def check_feasible(name: str) -> None:
@@ -69,14 +69,14 @@ def check_seeds(name: str) -> None:
 
     def run(seed: int, *, fresh: bool) -> list[dict[str, Value]]:
         space = toy(f"search.sampler={name}", f"search.seed={seed}")
-        study, found = study_of(space), []
+        study, points = study_of(space), []
         for number in range(12):
             if fresh:
                 study.sampler = sampler(space)
             point, trial = answered(space, study)
             finish_trial(study, trial, float(point.costs["params"] % 97 + number % 2))
-            found.append(point.params)
-        return found
+            points.append(point.params)
+        return points
 
     first = run(0, fresh=False)
     assert first == run(0, fresh=True), "a sampler made anew proposes other points"

@@ -63,7 +63,7 @@ def _shares(mean: float, sigma: float, most: int) -> tuple[float, ...]:
     whole = sum(weights)
     logs = [center + sigma * n * spacing for n in range(-count, count + 1)]
     nodes = [(weight / whole, t, exp(t)) for weight, t in zip(weights, logs, strict=True)]
-    found = [
+    shares = [
         sum(weight * exp(k * t - rate - lgamma(k + 1)) for weight, t, rate in nodes) for k in range(most - 1)
     ]
-    return (*found, max(0.0, 1 - sum(found)))
+    return (*shares, max(0.0, 1 - sum(shares)))

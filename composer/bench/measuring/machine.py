@@ -36,7 +36,7 @@ class Rates(NamedTuple):
 def machine() -> dict[str, str | int]:
     """Return the device, its threads, the relevant versions, and a GPU's clocks."""
     cuda = torch.cuda.is_available()
-    found: dict[str, str | int] = {
+    facts: dict[str, str | int] = {
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
@@ -44,9 +44,9 @@ def machine() -> dict[str, str | int]:
         **_versions("attention-composer", "triton"),
     }
     if cuda:
-        found["cuda"] = str(torch.version.cuda)
-        found |= clocks()
-    return found
+        facts["cuda"] = str(torch.version.cuda)
+        facts |= clocks()
+    return facts
 
 
 def clocks() -> dict[str, str | int]:
@@ -85,10 +85,10 @@ def _best(run: Callable[[], object], clock: Clock) -> float:
 
 
 def _versions(*packages: str) -> dict[str, str | int]:
-    found: dict[str, str | int] = {}
+    versions: dict[str, str | int] = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions

@@ -64,12 +64,12 @@ def side_by_side(
     not end the others. A failed contestant is removed and its memory freed.
     """
     failed: dict[str, str] = {}
-    found: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
 
     def tried(name: str, run: Run) -> None:
         if why := attempt(run):
             failed[name] = why
-            del contestants[name], found[name]
+            del contestants[name], seconds[name]
 
     for name in [*contestants]:
         tried(name, lambda name=name: [contestants[name]() for _ in range(warmup)])  # type: ignore[misc]
@@ -79,8 +79,8 @@ def side_by_side(
             names = [*contestants]
             rng.shuffle(names)
             for name in names:
-                tried(name, lambda name=name: found[name].append(clock(contestants[name])))  # type: ignore[misc]
-    return {name: Timing(tuple(each)) for name, each in found.items()}, failed
+                tried(name, lambda name=name: seconds[name].append(clock(contestants[name])))  # type: ignore[misc]
+    return {name: Timing(tuple(each)) for name, each in seconds.items()}, failed
 
 
 def let_go() -> None:

@@ -80,8 +80,8 @@ def here(rounds: int, full: bool | None = None, note: Callable[[str], None] = la
     dtype = torch.bfloat16 if cuda else torch.float32
     clock = clock_of(device)
     full = cuda if full is None else full
-    found = rates(device, dtype, clock, small=not full)
-    return Setting(device, dtype, full, rounds, clock, found, compiler_works(device, note))
+    measured = rates(device, dtype, clock, small=not full)
+    return Setting(device, dtype, full, rounds, clock, measured, compiler_works(device, note))
 
 
 def compiler_works(device: torch.device, note: Callable[[str], None] = lambda text: None) -> bool:

@@ -184,12 +184,12 @@ def _chain(calls: Sequence[Call], setting: Setting) -> Run:
 
 def _with_torch(calls: Sequence[Call], setting: Setting) -> list[Call]:
     """Return calls whose first product is torch's; none if it is so already."""
-    found = []
+    replaced = []
     for call in calls:
         kernels = [each for each in call.operation.kernels if not _gathers(each.specialize(call.operation))]
         fits = (each for each in kernels if not unfit(each, call.operation, setting.target))
-        found.append(replace(call, kernel=next(fits)) if _gathers(call.operation) else call)
-    return found if any(_gathers(call.operation) for call in calls) else []
+        replaced.append(replace(call, kernel=next(fits)) if _gathers(call.operation) else call)
+    return replaced if any(_gathers(call.operation) for call in calls) else []
 
 
 def _gathers(operation: Operation) -> bool:

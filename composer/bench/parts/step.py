@@ -150,13 +150,13 @@ class _Race:
         # "auto" would compile regions of long runs on a GPU, which is what REGIONS is there for
         plain = partial(ComposedModel, spec, torch_compile="off")
         ours = _by(ComposedModel.loss)
-        found: dict[str, Callable[[], _Contestant]] = {
+        contestants: dict[str, Callable[[], _Contestant]] = {
             COMPOSED: lambda: ours(plain(recompute=recompute)),
             POINTWISE: lambda: ours(plain(recompute=pointwise(spec))),
             EVERYTHING: lambda: ours(plain(recompute=[*recomputable(compile_graph(spec))])),
         }
         if not RECORDER().refusal(self.setting.device):
-            found[GRAPH] = lambda: _Contestant(plain(recompute=recompute), replayed())
+            contestants[GRAPH] = lambda: _Contestant(plain(recompute=recompute), replayed())
 
         def by_hand(way: Way) -> HandWritten:
             model = HandWritten(at, way)
@@ -164,11 +164,11 @@ class _Race:
             return model
 
         theirs = _by(HandWritten.__call__)
-        found |= {name: lambda way=way: theirs(by_hand(way)) for way, name in BY_HAND.items()}  # type: ignore[misc]
+        contestants |= {name: lambda way=way: theirs(by_hand(way)) for way, name in BY_HAND.items()}  # type: ignore[misc]
         if self.setting.compiles:
-            found[REGIONS] = lambda: ours(ComposedModel(spec, recompute=recompute, torch_compile="on"))
-            found[COMPILED] = lambda: theirs(compiled(by_hand("compiled slots")))
-        return found
+            contestants[REGIONS] = lambda: ours(ComposedModel(spec, recompute=recompute, torch_compile="on"))
+            contestants[COMPILED] = lambda: theirs(compiled(by_hand("compiled slots")))
+        return contestants
 
     def made(self, name: str, make: Callable[[], _Contestant]) -> Run:
         """Make a contestant and one step of it; note its peak, without what others hold.

@@ -66,22 +66,22 @@ def arms(
     from composer.language.load import load
 
     spec, bounds, measures = load(file, settings or ()), read_bounds(bound or ()), measure_names(on)
-    found = derived(spec, measures, bounds)
+    derived_arms = derived(spec, measures, bounds)
     folder = Path(out or f"{spec.name}-arms")
     make_folder(folder)
-    for arm in found:
+    for arm in derived_arms:
         if arm.usable:
             write(str(folder / f"{arm.name}.yaml"), _comment(arm) + resolved_yaml(arm.match.spec))
-    write(str(folder / "residuals.csv"), csv(found))
-    write(str(folder / "residuals.md"), markdown(spec, found, _NOTE))
-    complete = all(arm.usable or arm.optional for arm in found)
-    wanted = suggestions(spec, found, measures, bounds) if suggest and not complete else []
+    write(str(folder / "residuals.csv"), csv(derived_arms))
+    write(str(folder / "residuals.md"), markdown(spec, derived_arms, _NOTE))
+    complete = all(arm.usable or arm.optional for arm in derived_arms)
+    wanted = suggestions(spec, derived_arms, measures, bounds) if suggest and not complete else []
     if json:
         from json import dumps
 
-        print(dumps(_plain(spec, found, wanted, bounds.model_dump()), indent=2))
+        print(dumps(_plain(spec, derived_arms, wanted, bounds.model_dump()), indent=2))
     else:
-        print("\n".join(_report(spec, found)))
+        print("\n".join(_report(spec, derived_arms)))
         if not complete:
             print("\n".join(_advice(spec, wanted, asked=suggest)))
         print(f"written to {folder}")
@@ -89,23 +89,23 @@ def arms(
         raise typer.Exit(1)
 
 
-def _report(spec: Spec, found: Sequence[Arm]) -> list[str]:
+def _report(spec: Spec, arms: Sequence[Arm]) -> list[str]:
     from composer.cli.terminal.result import columns
     from composer.costs.matching.residuals import changed_sizes, notes, paragraphs, table
 
-    why = list(paragraphs(notes(spec, found)))
-    return [*columns(table(found)), "", *changed_sizes(found), *(["", *why] if why else [])]
+    why = list(paragraphs(notes(spec, arms)))
+    return [*columns(table(arms)), "", *changed_sizes(arms), *(["", *why] if why else [])]
 
 
-def _advice(spec: Spec, found: Sequence[Suggestion], *, asked: bool) -> list[str]:
+def _advice(spec: Spec, advice: Sequence[Suggestion], *, asked: bool) -> list[str]:
     from composer.costs.base.units import amount
 
     if not asked:
         return ["", f"--suggest solves for changes of {spec.name} with which all arms can be matched"]
-    if not found:
+    if not advice:
         return ["", f"no change of the experts, active experts or steps of {spec.name} was found to help"]
     lines = ["", f"with any one of these changes of {spec.name} all arms can be matched:"]
-    for each in found:
+    for each in advice:
         costs = (
             f"{name} {amount(name, before)} -> {amount(name, each.after[name])}"
             for name, before in each.before.items()
@@ -115,7 +115,7 @@ def _advice(spec: Spec, found: Sequence[Suggestion], *, asked: bool) -> list[str
 
 
 def _plain(
-    spec: Spec, found: Sequence[Arm], wanted: Sequence[Suggestion], bounds: dict[str, Any]
+    spec: Spec, arms: Sequence[Arm], wanted: Sequence[Suggestion], bounds: dict[str, Any]
 ) -> dict[str, Any]:
     from composer.costs.matching.residuals import notes, plain
 
@@ -123,9 +123,9 @@ def _plain(
         "target": spec.name,
         "bounds": bounds,
         "arms": [
-            {"arm": arm.name, "about": arm.about, "dense": arm.optional, **plain(arm.match)} for arm in found
+            {"arm": arm.name, "about": arm.about, "dense": arm.optional, **plain(arm.match)} for arm in arms
         ],
-        "notes": notes(spec, found),
+        "notes": notes(spec, arms),
         "suggestions": [
             {move.path: {"old": move.old, "new": move.new} for move in each.moves} for each in wanted
         ],

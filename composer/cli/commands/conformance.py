@@ -54,12 +54,12 @@ def conformance(
         raise typer.BadParameter(str(error)) from None
     failed = count = 0
     example = name
-    for found in findings:
+    for finding in findings:
         count += 1
-        failed += bool(found.fault)
-        example = found.example
-        if found.fault:
-            print(f"{found.example}: {found.check}: {found.fault}", flush=True)
+        failed += bool(finding.fault)
+        example = finding.example
+        if finding.fault:
+            print(f"{finding.example}: {finding.check}: {finding.fault}", flush=True)
     example = example.partition(" ")[0]
     if failed:
         print(f"{example}: {failed} of {count} checks failed")

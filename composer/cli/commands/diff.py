@@ -44,18 +44,18 @@ def diff(
     from composer.language.load import load
 
     a, b = load(file), load(other or file, settings or ())
-    found = list(differences(a, b))
+    changed = list(differences(a, b))
     costs = count(a), count(b)
     changes, blocks = measures(*costs), by_block(*costs, block_pairs(a, b))
     if json:
         from json import dumps
 
-        print(dumps(_plain(a, b, relation(a, b), found, changes, blocks), indent=2))
+        print(dumps(_plain(a, b, relation(a, b), changed, changes, blocks), indent=2))
         return
     print(f"{a.name} and {b.name}: {relation(a, b)}")
-    for line in _sections(found):
+    for line in _sections(changed):
         print(line)
-    if found:
+    if changed:
         from composer.cli.terminal.console import console
 
         out = console()
@@ -63,10 +63,10 @@ def diff(
         out.print(_blocks(a, b, blocks))
 
 
-def _sections(found: list[Difference]) -> list[str]:
+def _sections(changed: list[Difference]) -> list[str]:
     lines = []
-    for kind in dict.fromkeys(each.kind for each in found):
-        lines += ["", kind, *(f"  {each}" for each in found if each.kind == kind)]
+    for kind in dict.fromkeys(each.kind for each in changed):
+        lines += ["", kind, *(f"  {each}" for each in changed if each.kind == kind)]
     return lines
 
 
@@ -119,7 +119,7 @@ def _plain(
     a: Spec,
     b: Spec,
     relation: str,
-    found: list[Difference],
+    changed: list[Difference],
     changes: list[Change],
     blocks: dict[str, list[Change]],
 ) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _plain(
     return {
         "relation": relation,
         "specs": [{"name": s.name, "arch": arch_hash(s), "run": run_hash(s)} for s in (a, b)],
-        "differences": [asdict(each) for each in found],
+        "differences": [asdict(each) for each in changed],
         "measures": measures,
         "blocks": {name: {each.name: plain(each) for each in group} for name, group in blocks.items()},
     }

@@ -30,15 +30,15 @@ def fit(file: SpecFile, settings: Set = None, out: Out = None) -> None:
     from composer.language.load import load
 
     spec = load(file, settings or ())
-    found = nearest(spec)
-    hand_over(found.spec, _report(spec, found, count(spec), count(found.spec)), out)
+    fitted = nearest(spec)
+    hand_over(fitted.spec, _report(spec, fitted, count(spec), count(fitted.spec)), out)
 
 
-def _report(spec: Spec, found: Fitted, before: Costs, after: Costs) -> list[str]:
+def _report(spec: Spec, fitted: Fitted, before: Costs, after: Costs) -> list[str]:
     from composer.cli.terminal.result import columns
     from composer.costs.base.units import amount
 
-    if not found.moves:
+    if not fitted.moves:
         return [f"{spec.name} is within its caps; nothing changed"]
     limits = spec.caps.limits().items()
     rows = [
@@ -46,6 +46,6 @@ def _report(spec: Spec, found: Fitted, before: Costs, after: Costs) -> list[str]
         for cap, limit in limits
     ]
     return [
-        f"{spec.name} fits with {', '.join(map(str, found.moves))}",
+        f"{spec.name} fits with {', '.join(map(str, fitted.moves))}",
         *columns([("cap", "before", "after", "at most"), *rows]),
     ]

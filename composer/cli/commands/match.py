@@ -150,7 +150,7 @@ def _tolerances(text: str | None) -> dict[str, float]:
     """Read `params=1%,train_memory=3`."""
     from composer.settings.errors import Fault, SpecError
 
-    found = {}
+    tolerances = {}
     for item in measure_names(text or ""):
         name, _, value = item.partition("=")
         value = value.strip().removesuffix("%").strip()
@@ -158,5 +158,5 @@ def _tolerances(text: str | None) -> dict[str, float]:
             raise SpecError(
                 [Fault("--tolerance", 0, 0, "", "measure=percent, such as params=0.5%", repr(item))]
             )
-        found[name.strip()] = float(value)
-    return found
+        tolerances[name.strip()] = float(value)
+    return tolerances

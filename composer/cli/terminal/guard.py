@@ -12,8 +12,8 @@ def foreign_packages() -> str | None:
     """Say which of our packages would be imported from elsewhere, or nothing."""
     here = Path(__file__).resolve().parents[3]
     for name in _NAMES:
-        found = importlib.util.find_spec(name)
-        places = [] if found is None else [*(found.submodule_search_locations or ()), found.origin]
+        package = importlib.util.find_spec(name)
+        places = [] if package is None else [*(package.submodule_search_locations or ()), package.origin]
         homes = [Path(place).resolve() for place in places if place]
         if not homes:
             return f"the package `{name}` is missing from {here}; reinstall attention-composer"

@@ -87,10 +87,10 @@ def read_bounds(settings: Sequence[str]) -> ShapeBounds:
     from composer.settings.tree import Node, Place
 
     try:
-        found = build(ShapeBounds, overridden(Node({}, Place("--bound")), settings))
-        if isinstance(found, ShapeBounds):
-            return found
-        raise SpecError(found)
+        bounds = build(ShapeBounds, overridden(Node({}, Place("--bound")), settings))
+        if isinstance(bounds, ShapeBounds):
+            return bounds
+        raise SpecError(bounds)
     except SpecError as error:
         named = (replace(each, file=each.file.replace("--set", "--bound", 1)) for each in error.faults)
         raise SpecError(list(named)) from None

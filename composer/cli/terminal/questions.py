@@ -47,8 +47,8 @@ def score_on(
         saved = read(Path(run), which)
         model = saved.model()
         for count in counts:
-            found = score_questions(model, questions, asked.kind, count, pattern, asked.new_tokens)
-            rows.append((run, saved, count, found))
+            quality = score_questions(model, questions, asked.kind, count, pattern, asked.new_tokens)
+            rows.append((run, saved, count, quality))
     if json:
         _print_json(rows)
     else:
@@ -64,12 +64,12 @@ def _print_json(rows: Sequence[tuple[str, SavedModel, Steps | None, Quality]]) -
         {
             "run": run,
             "steps": _steps(saved, count),
-            **found.scores,
-            "questions": found.questions,
-            "shortened": found.shortened,
-            "flops_per_token": found.flops,
+            **quality.scores,
+            "questions": quality.questions,
+            "shortened": quality.shortened,
+            "flops_per_token": quality.flops,
         }
-        for run, saved, count, found in rows
+        for run, saved, count, quality in rows
     ]
     print(dumps(entries if len(entries) > 1 else entries[0], indent=2))
 
@@ -81,12 +81,12 @@ def _print_table(
     from composer.cli.terminal.scores import score_table
     from composer.costs.base.units import count_text
 
-    named = {_name(run, saved, steps): found for run, saved, steps, found in rows}
-    flops = {name: {"FLOPs per token": count_text(found.flops)} for name, found in named.items()}
+    named = {_name(run, saved, steps): quality for run, saved, steps, quality in rows}
+    flops = {name: {"FLOPs per token": count_text(quality.flops)} for name, quality in named.items()}
     title = f"{asked.kind} on {count:,} questions of {asked.file}"
-    scores = {name: found.scores for name, found in named.items()}
+    scores = {name: quality.scores for name, quality in named.items()}
     console().print(score_table(title, scores, flops))
-    if shortened := max(found.shortened for *_, found in rows):
+    if shortened := max(quality.shortened for *_, quality in rows):
         print(f"{shortened:,} prompts were longer than the context, and lost their beginning")
 
 
@@ -101,8 +101,8 @@ def _draw(rows: Sequence[tuple[str, SavedModel, Steps | None, Quality]], asked: 
             "expected one run with one recurrent stage, and --steps", param_hint="--plot"
         )
     points = [
-        Measured(count, found.flops, found.scores, trained=count == _trained(saved))
-        for _, saved, count, found in rows
+        Measured(count, quality.flops, quality.scores, trained=count == _trained(saved))
+        for _, saved, count, quality in rows
         if isinstance(count, int)
     ]
     names = [name for name in points[0].scores if name.startswith(("accuracy", "chance", "exact"))]

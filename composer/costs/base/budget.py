@@ -45,5 +45,5 @@ class Budget:
 
 def size(graph: Graph) -> int:
     """Return the number of operations visited when a graph is costed: three trips of each nested loop."""
-    found = graphs_of_passes(costed(graph))
-    return sum(len(body) * 3 ** max(len(place.loops) - 1, 0) for body, place in found)
+    bodies = graphs_of_passes(costed(graph))
+    return sum(len(body) * 3 ** max(len(place.loops) - 1, 0) for body, place in bodies)

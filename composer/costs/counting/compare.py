@@ -66,8 +66,8 @@ def by_block(a: Costs, b: Costs, names: Mapping[str, str]) -> dict[str, list[Cha
 def cost_rows(costs: Sequence[Costs]) -> list[list[str]]:
     """Return labels, of the measures that some spec has above 0, then the values of each spec."""
     names = [name for name in MEASURES if any(each.measure(name) for each in costs)]
-    found = [[MEASURES[name].label or name for name in names]]
+    rows = [[MEASURES[name].label or name for name in names]]
     for each in costs:
         values = {name: each.measure(name) for name in names}
-        found.append(["" if value is None else amount(name, value) for name, value in values.items()])
-    return found
+        rows.append(["" if value is None else amount(name, value) for name, value in values.items()])
+    return rows

@@ -135,11 +135,11 @@ def make_plan(
     plain: Kernels = "reference" if kernels == "reference" else "auto"
     training_graphs(spec)  # refuses numbers of steps that the stages cannot run
     graph = compile_graph(spec, kernels=plain, recompute=recompute or ())
-    found = Plan(spec, Target(), plain, graph, (*recomputed(graph),))
+    plan = Plan(spec, Target(), plain, graph, (*recomputed(graph),))
     limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
     if recompute is None and limit is not None:
-        found = _within(found, limit)
-    return found.on(target or Target(), kernels)
+        plan = _within(plan, limit)
+    return plan.on(target or Target(), kernels)
 
 
 def as_plan(spec: Spec | Plan) -> Plan:

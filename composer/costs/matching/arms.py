@@ -228,9 +228,9 @@ def _removed(tree: Tree, kind: str) -> Tree:
             return {**entry, "parallel": names}
         return _alone(entry, names[0]) if names else None
 
-    def stage(found: dict[str, Any]) -> dict[str, Any] | None:
-        step = [new for entry in found["step"] if (new := left(entry)) is not None]
-        return {**found, "step": step} if step else None
+    def stage(tree: dict[str, Any]) -> dict[str, Any] | None:
+        step = [new for entry in tree["step"] if (new := left(entry)) is not None]
+        return {**tree, "step": step} if step else None
 
     blocks = {name: block for name, block in tree["blocks"].items() if name not in gone}
     return {**_staged(tree, stage), "blocks": blocks}
@@ -251,8 +251,8 @@ def _deepened(tree: Tree, core: int) -> Tree:
             return [entry]
         return [entry, *(_alone(entry, names[name]) for name in _branches(entry) if name in names)]
 
-    def deepened(found: dict[str, Any]) -> dict[str, Any]:
-        return {**found, "step": [new for entry in found["step"] for new in after(entry)]}
+    def deepened(tree: dict[str, Any]) -> dict[str, Any]:
+        return {**tree, "step": [new for entry in tree["step"] for new in after(entry)]}
 
     stages = _staged({"stages": [stage]}, deepened)["stages"]
     return {**tree, "blocks": blocks, "stages": _spliced(tree, core, stages)}
@@ -274,10 +274,10 @@ def _alone(entry: Entry, name: str) -> Entry:
 
 def _named(stage: dict[str, Any]) -> set[str]:
     """Return the names of the blocks that a stage runs."""
-    found: set[str] = set()
+    names: set[str] = set()
     for entry in stage["step"]:
-        found |= _named(entry) if _is_stage(entry) else {*_branches(entry)}
-    return found
+        names |= _named(entry) if _is_stage(entry) else {*_branches(entry)}
+    return names
 
 
 def _spliced(tree: Tree, core: int, stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -285,10 +285,10 @@ def _spliced(tree: Tree, core: int, stages: Sequence[dict[str, Any]]) -> list[di
 
 
 def _untied(tree: Tree) -> Tree:
-    def stage(found: dict[str, Any]) -> dict[str, Any]:
-        if "recur" not in found:
-            return found
-        return {"stack": _steps(found)} | {key: value for key, value in found.items() if key != "recur"}
+    def stage(tree: dict[str, Any]) -> dict[str, Any]:
+        if "recur" not in tree:
+            return tree
+        return {"stack": _steps(tree)} | {key: value for key, value in tree.items() if key != "recur"}
 
     return _staged(tree, stage)
 

@@ -44,7 +44,7 @@ class AxisSolver:
                 return best
             guess, levels = _best(goal, plane, self._axes, spans, levels, coarse)
             trial = self._at(goal, values, levels, coarse)
-            best = min(best, trial, key=lambda found: found.score)
+            best = min(best, trial, key=lambda solution: solution.score)
             if _alike(trial.score, guess):
                 break
         if best.score.excess < NOWHERE.excess:
@@ -52,13 +52,13 @@ class AxisSolver:
         return best
 
     def _at(self, goal: Goal, values: dict[str, int], levels: Levels, coarse: float) -> Found:
-        found = dict(values)
+        sizes = dict(values)
         way = coarse
         for axis, level in zip(self._axes, levels, strict=True):
-            found |= axis.values(level)
+            sizes |= axis.values(level)
             way += axis.distance(level)
-        costs = None if self._limits.outside(found) else self._costs(found)
-        return Found(NOWHERE if costs is None else goal.score(costs, way), found)
+        costs = None if self._limits.outside(sizes) else self._costs(sizes)
+        return Found(NOWHERE if costs is None else goal.score(costs, way), sizes)
 
     def _counted(
         self,
@@ -73,10 +73,10 @@ class AxisSolver:
         if key not in self._plane:
             corners = []
             for chosen in product(*ends):
-                found = dict(values)
+                sizes = dict(values)
                 for axis, level in zip(self._axes, chosen, strict=True):
-                    found |= axis.values(level)
-                corners.append(self._costs(found))
+                    sizes |= axis.values(level)
+                corners.append(self._costs(sizes))
             valid = [each for each in corners if each is not None]
             self._plane[key] = _Plane(ends, valid) if len(valid) == len(corners) else None
         return self._plane[key]

@@ -75,11 +75,11 @@ class Axis:
     def values(self, level: int) -> dict[str, int]:
         """Return the sizes by path at a level, in units of the first block's grain."""
         first = level * self.grains[0]
-        found = {path(self.blocks[0].name, self.field): first}
+        sizes = {path(self.blocks[0].name, self.field): first}
         for block, base, grain in zip(self.blocks[1:], self.base[1:], self.grains[1:], strict=True):
             scaled = first * base / self.base[0]
-            found[path(block.name, self.field)] = max(round(scaled / grain), 1) * grain
-        return found
+            sizes[path(block.name, self.field)] = max(round(scaled / grain), 1) * grain
+        return sizes
 
     def levels(self, now: Sizes) -> tuple[int, int]:
         """Return the least and the largest level within the bounds, the other sizes being `now`."""
@@ -203,8 +203,8 @@ def _of_block(
         heads, kv_heads = wanted, wanted // own
     if free[1] and size in block.head_dims:
         head_dim = size
-    found = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
-    return {path(block.name, field): value for field, value in found.items()}
+    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    return {path(block.name, field): value for field, value in sizes.items()}
 
 
 def _active(blocks: Sequence[Hidden], base: Sizes) -> Iterator[dict[str, int]]:

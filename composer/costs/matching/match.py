@@ -113,8 +113,8 @@ def match(
         expected = f"a `train` section, which {listed(trained, 'and')} {verb} compared by"
         raise SpecError([target.fault_at(("train",), expected, "none")])
     measures = measures or Coster(on)
-    found = measures(_bare(document(target)))
-    aims = {measure: (found[measure], wanted[measure]) for measure in on}
+    costs = measures(_bare(document(target)))
+    aims = {measure: (costs[measure], wanted[measure]) for measure in on}
     return match_to(base, target, aims, free, bounds=bounds, give_up=give_up, name=name, measures=measures)
 
 
@@ -250,10 +250,10 @@ class _Matching:
         ):
             return None
         try:
-            found = self._measures(tree)
+            costs = self._measures(tree)
         except SpecError:
             return None
-        return [found[name] for name in self._names]
+        return [costs[name] for name in self._names]
 
     def _allows(self, name: str, width: int, block: Tree) -> bool:
         """Whether a block is valid with these fields at this width, regardless of the rest of the spec."""
@@ -294,12 +294,12 @@ class _Matching:
             tree = self._knobs.tree({knob.path: value})
         except SpecError:
             return {}
-        found = {}
+        effects = {}
         for path, base in self.limits.base.items():
             holder, key = _slot(tree, path)
             if isinstance(now := holder[key], int) and now != base:
-                found[path] = now
-        return found
+                effects[path] = now
+        return effects
 
     def solved(self, names: Sequence[str] | None, goals: Sequence[Sequence[Goal]]) -> Found:
         """Return the nearest sizes that meet the first goal, or else the best for a later goal."""
@@ -325,8 +325,8 @@ class _Matching:
         return [Search(self.limits, *way, self.costs) for way in ways]
 
 
-def _score(found: Found) -> Score:
-    return found.score
+def _score(solution: Found) -> Score:
+    return solution.score
 
 
 def _without(aims: Mapping[str, tuple[float, float]], given: Collection[str]) -> Goal:

@@ -31,9 +31,9 @@ def percent(value: float) -> str:
     return "0 %" if value == 0 else f"{value:+.2f} %"
 
 
-def changes(found: Match) -> str:
+def changes(match: Match) -> str:
     """Return every changed size, such as `width 384 -> 376, expert.experts 384 -> 23`, or `nothing`."""
-    return ", ".join(map(str, found.moves)) or "nothing"
+    return ", ".join(map(str, match.moves)) or "nothing"
 
 
 def verdict(arm: Arm) -> str:
@@ -80,13 +80,13 @@ def notes(spec: Spec, arms: Sequence[Arm]) -> list[str]:
         *keys, last = left_out(spec, arm.match.spec) or [""]
         if last:
             lacking.setdefault(f"{', '.join(keys)} and {last}" if keys else last, []).append(arm.name)
-    found = [f"{', '.join(names)}: without {keys} of {spec.name}." for keys, names in lacking.items()]
-    found += [_missed(spec, arm) for arm in arms if not arm.usable]
+    lines = [f"{', '.join(names)}: without {keys} of {spec.name}." for keys, names in lacking.items()]
+    lines += [_missed(spec, arm) for arm in arms if not arm.usable]
     if dense := [arm.name for arm in arms if arm.usable and not arm.match.holds]:
-        found.append(f"{', '.join(dense)}: {_DENSE}")
+        lines.append(f"{', '.join(dense)}: {_DENSE}")
     for text in dict.fromkeys(text for arm in arms for text in arm.match.widened):
-        found.append(f"The base is itself outside the bounds of shape ({text}); its own value is the bound.")
-    return found
+        lines.append(f"The base is itself outside the bounds of shape ({text}); its own value is the bound.")
+    return lines
 
 
 def _missed(spec: Spec, arm: Arm) -> str:
@@ -149,12 +149,12 @@ def csv(arms: Sequence[Arm]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plain(found: Match) -> dict[str, Any]:
+def plain(match: Match) -> dict[str, Any]:
     """Return a match as plain data for JSON."""
     return {
-        "name": found.spec.name,
-        "matched": found.holds,
-        "distance": found.distance,
+        "name": match.spec.name,
+        "matched": match.holds,
+        "distance": match.distance,
         "residuals": [
             {
                 "measure": r.measure,
@@ -164,11 +164,11 @@ def plain(found: Match) -> dict[str, Any]:
                 "tolerance": r.tolerance,
                 "holds": r.holds,
             }
-            for r in found.residuals
+            for r in match.residuals
         ],
-        "changed": [{"path": move.path, "old": move.old, "new": move.new} for move in found.moves],
-        "at_bounds": list(found.reached),
-        "widened_bounds": list(found.widened),
+        "changed": [{"path": move.path, "old": move.old, "new": move.new} for move in match.moves],
+        "at_bounds": list(match.reached),
+        "widened_bounds": list(match.widened),
     }
 
 

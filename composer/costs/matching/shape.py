@@ -179,22 +179,22 @@ class Limits:
 
     def reached(self, sizes: Sizes) -> list[str]:
         """Return the names of bounds that changed sizes have nearly reached."""
-        now, found = {**self.base, **sizes}, []
+        now, at_bound = {**self.base, **sizes}, []
         width = now[WIDTH]
         if _near(width, self.width):
-            found.append("width_factor")
+            at_bound.append("width_factor")
         heads = (now[path(each.name, "heads")] * now[path(each.name, "head_dim")] for each in self.attention)
         if any(_near(inner / width, each.ratio) for inner, each in zip(heads, self.attention, strict=True)):
-            found.append("attention_ratio")
+            at_bound.append("attention_ratio")
         used = (each.active(now) * now[path(each.name, "hidden")] for each in self.hidden)
         if any(_near(hidden / width, each.ratio) for hidden, each in zip(used, self.hidden, strict=True)):
-            found.append("hidden_ratio")
+            at_bound.append("hidden_ratio")
         for each in self.hidden:
             if each.sparsity is not None:
                 experts, least = now[path(each.name, "experts")], each.sparsity * each.active(now)
-                if experts <= max(least + 1, least * (1 + _NEAR)) and "experts_per_active" not in found:
-                    found.append("experts_per_active")
-        return found
+                if experts <= max(least + 1, least * (1 + _NEAR)) and "experts_per_active" not in at_bound:
+                    at_bound.append("experts_per_active")
+        return at_bound
 
     def _outside(self, now: Sizes) -> Iterator[str]:
         width = now[WIDTH]

@@ -53,10 +53,10 @@ class Search:
             values: dict[str, int] = {}
             for options, i in zip(self._dimensions, combination, strict=True):
                 values |= options[i].values
-            found = Found(NOWHERE, values)
+            solution = Found(NOWHERE, values)
             if self._limits.attention_fits(values):
-                found = self._axis_solver.solved(goal, combination, values, self._coarse(combination))
-            self._solved[key] = found
+                solution = self._axis_solver.solved(goal, combination, values, self._coarse(combination))
+            self._solved[key] = solution
         return self._solved[key]
 
     def _coarse(self, combination: Combination) -> float:
@@ -110,5 +110,5 @@ class Search:
         return self._at(goal, at)
 
 
-def _score(found: Found) -> Score:
-    return found.score
+def _score(solution: Found) -> Score:
+    return solution.score

@@ -41,7 +41,7 @@ class Suggestion:
 
 
 def suggestions(
-    spec: Spec, found: Sequence[Arm], on: Sequence[str] = MAIN, bounds: ShapeBounds | None = None
+    spec: Spec, arms: Sequence[Arm], on: Sequence[str] = MAIN, bounds: ShapeBounds | None = None
 ) -> list[Suggestion]:
     """Return single changes of a target: more experts, fewer active experts or fewer steps.
 
@@ -51,7 +51,7 @@ def suggestions(
         on: the measures.
         bounds: of shape.
     """
-    failing = [arm.name for arm in found if not (arm.match.holds or arm.optional)]
+    failing = [arm.name for arm in arms if not (arm.match.holds or arm.optional)]
     tried = _Target(spec, failing, on, bounds)
     changes = (tried.more_experts(), tried.fewer("active"), tried.fewer("recur"))
     return [tried.suggestion(values) for values in changes if values]

@@ -91,13 +91,13 @@ class Body:
 
 def bodies_of(graph: Graph, batch: Batch) -> list[Body]:
     """Return the graph of each pass of a training step, with the bodies of its loops, for the replay."""
-    found: list[Body] = []
+    bodies: list[Body] = []
     for each in passes(costed(graph, batch.length)):
         # a second pass reads weights that are ready
-        shared = _Shared(before=frozenset(nodes(each) if found else ()))
+        shared = _Shared(before=frozenset(nodes(each) if bodies else ()))
         keeps = kept(each, Place(), batch.length, batch.size)
-        found.append(_body(each, None, Place(), keeps, batch, shared))
-    return found
+        bodies.append(_body(each, None, Place(), keeps, batch, shared))
+    return bodies
 
 
 class _Shared(NamedTuple):
@@ -124,12 +124,12 @@ class _State(NamedTuple):
     keeps_output: bool
 
 
-def _states(graph: Graph, sizes: Sizes, found: Kept, batch: Batch) -> list[_State]:
+def _states(graph: Graph, sizes: Sizes, kept: Kept, batch: Batch) -> list[_State]:
     states = []
     for name, output in zip(graph.inputs[: graph.carried], graph.outputs, strict=False):
         value = Value(name)
         if graph.type_of(value).kind in ("token", "scalar"):
-            kept_there = value in found.values, returns_kept(graph, name, found.values)
+            kept_there = value in kept.values, returns_kept(graph, name, kept.values)
             states.append(_State(value, output, batch.tokens * bytes_of(graph, value, sizes), *kept_there))
     return states
 
@@ -139,21 +139,21 @@ def _below(names: frozenset[str], node: str) -> frozenset[str]:
     return frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
-def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Batch, shared: _Shared) -> Body:
+def _body(graph: Graph, loop: Loop | None, place: Place, kept: Kept, batch: Batch, shared: _Shared) -> Body:
     at = batch.at(place.trips)
     sizes = element_bytes(graph, at)
     nodes = [node for node, operation, _ in operations(graph) if not isinstance(operation, Input)]
-    dies = _dies(graph, nodes, found)
+    dies = _dies(graph, nodes, kept)
     steps = tuple(
-        step_of(graph, node, at, sizes, found, dies[node], batch, node in shared.before) for node in nodes
+        step_of(graph, node, at, sizes, kept, dies[node], batch, node in shared.before) for node in nodes
     )
     inner = {}
     for step in steps:
         if isinstance(each := step.operation, Loop):
             around, theirs = place.inside(step.node, each), shared.inside(step.node, each)
-            inner[step.node] = _body(each.body, each, around, found.loops[step.node], batch, theirs)
-    states = _states(graph, sizes, found, batch)
-    inside = counted_inside(loop, found) if loop else {}
+            inner[step.node] = _body(each.body, each, around, kept.loops[step.node], batch, theirs)
+    states = _states(graph, sizes, kept, batch)
+    inside = counted_inside(loop, kept) if loop else {}
     collected = [
         (value, batch.tokens * bytes_of(graph, value, sizes), number in inside)
         for number, value in enumerate(graph.outputs)
@@ -163,7 +163,7 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
     own = {name: size for step in steps for name, size in step.weights if name not in shared.after}
     copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
     slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, DepthCache)]
-    values = frozenset(value for value in found.values if not _is_input(graph, value))
+    values = frozenset(value for value in kept.values if not _is_input(graph, value))
     incoming = {each.input: each.size for each in states if each.keeps_input and not each.keeps_output}
     first = _needs(steps, values, incoming)
     frees: dict[int, float] = defaultdict(float)
@@ -219,7 +219,7 @@ def _own(graph: Graph, used_after: frozenset[str]) -> float:
     return found
 
 
-def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]:
+def _dies(graph: Graph, nodes: list[str], kept: Kept) -> dict[str, list[Value]]:
     """Map each operation to the storages that it is the last to read and that are not kept."""
     last: dict[Value, str] = {}
     held = ((node, graph.node(node).op) for node in nodes)
@@ -233,7 +233,7 @@ def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]
         last.update({value: until for value in read if not _is_input(graph, value)})
     # training asks the model for its loss, and what it hands to a second pass
     outputs = graph.outputs if graph.carried else graph.trained
-    stay = found.values | {storage(graph, value) for value in outputs}
+    stay = kept.values | {storage(graph, value) for value in outputs}
     dies: dict[str, list[Value]] = defaultdict(list)
     for value, node in last.items():
         if value not in stay:
@@ -260,14 +260,14 @@ def _needs(
 def _takers(
     steps: tuple[Step, ...], made_again: list[Value], first: dict[Value, int]
 ) -> dict[Value, frozenset[int | str]]:
-    found: dict[Value, set[int | str]] = {
+    takers_of: dict[Value, set[int | str]] = {
         value: {first[value]} if value in first else set() for value in made_again
     }
     for step in steps:
         for value in step.sources if step.again else ():
-            if value in found:
-                found[value].add(step.node)
-    return {value: frozenset(takers) for value, takers in found.items()}
+            if value in takers_of:
+                takers_of[value].add(step.node)
+    return {value: frozenset(takers) for value, takers in takers_of.items()}
 
 
 def _is_input(graph: Graph, value: Value) -> bool:

@@ -144,7 +144,7 @@ def step_of(
     node: str,
     at: CostContext,
     sizes: Sizes,
-    found: Kept,
+    kept: Kept,
     dies: Iterable[Value],
     batch: Batch,
     ran_before: bool,
@@ -169,7 +169,7 @@ def step_of(
     joined = False
     if isinstance(operation, Loop):
         names = operation.body.inputs
-        kept_there = found.loops[node].values
+        kept_there = kept.loops[node].values
         reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
         flow, copied, need = IOBytes(0, 0, 0), 0.0, _NONE
         prepared = late = 0.0
@@ -198,8 +198,8 @@ def step_of(
             late = total(ready.late * size for _, size, ready in made_ready)
             if data.kernel.prepare:
                 late, last = 0.0, _widened(made_ready, joined)
-        need = needs(operation, flow, copied, batch, at, node in found.reruns)
-    stored = {value: batch.tokens * _stored(graph, value, sizes, found) for value in (*made, *dies)}
+        need = needs(operation, flow, copied, batch, at, node in kept.reruns)
+    stored = {value: batch.tokens * _stored(graph, value, sizes, kept) for value in (*made, *dies)}
     # tables stay until the step ends
     table = total(
         type.table_bytes(at.context, batch.tokens, at.element_bytes(type.element))
@@ -216,8 +216,8 @@ def step_of(
         inputs,
         outputs,
         (
-            table + total(stored[value] for value in made if value in found.values),
-            total(stored[value] for value in made if value not in found.values),
+            table + total(stored[value] for value in made if value in kept.values),
+            total(stored[value] for value in made if value not in kept.values),
         ),
         total(stored[value] for value in dies),
         tuple((value, batch.tokens * value_bytes(graph, value, sizes)) for value in wants),
@@ -232,16 +232,16 @@ def step_of(
         late,
         last,
         tuple(value.node for value in inputs if graph.type_of(value).kind == "depth_cache"),
-        node in found.inside,
-        node in found.reruns,
-        tuple(value for value in made if node in found.reruns and value not in found.values),
+        node in kept.inside,
+        node in kept.reruns,
+        tuple(value for value in made if node in kept.reruns and value not in kept.values),
     )
 
 
-def _stored(graph: Graph, value: Value, sizes: Sizes, found: Kept) -> float:
+def _stored(graph: Graph, value: Value, sizes: Sizes, kept: Kept) -> float:
     """Return the bytes per token of a storage; 0 if the body of the loop that makes it counts them."""
     loop = graph.node(value.node).op
-    if isinstance(loop, Loop) and value.output in counted_inside(loop, found.loops[value.node]):
+    if isinstance(loop, Loop) and value.output in counted_inside(loop, kept.loops[value.node]):
         return 0.0
     return bytes_of(graph, value, sizes)
 

@@ -60,11 +60,11 @@ def find_sources(path: str, glob: str | None) -> tuple[Source, ...]:
 def _folder_sources(root: Path, glob: str) -> tuple[Source, ...]:
     next(root.iterdir(), None)  # a folder that may not be listed would else look like an empty one
     try:
-        found = [file.relative_to(root) for file in root.glob(glob) if file.is_file()]
+        files = [file.relative_to(root) for file in root.glob(glob) if file.is_file()]
     except (ValueError, NotImplementedError) as error:
         raise DataError(f"{root}: `glob` is not a pattern below the folder: {glob!r} ({error})") from error
     visible = sorted(
-        {file.as_posix() for file in found if not any(part.startswith(".") for part in file.parts)}
+        {file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)}
     )
     if not visible:
         raise DataError(f"{root}: no file in the folder matches {glob!r} (hidden files are left out)")

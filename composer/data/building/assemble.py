@@ -36,15 +36,15 @@ def assemble(
     named = [*dict.fromkeys(unit.split for unit in units if unit.split != TRAIN)]
     parts = [read_part(work, i, unit) for i, unit in enumerate(units)]
     kept, dropped = _kept(parts, options)
-    found: dict[str, SplitData] = {}
+    data_of: dict[str, SplitData] = {}
     for split in (TRAIN, *([EVAL] if EVAL not in named else []), *named):
         with writing(folder, split, dtype, options.shard_tokens) as writer:
             for part, mask in zip(parts, kept, strict=True):
                 held = splits_of(part, options.eval_fraction)
                 mine = mask & (held if held_out_name(part) == split else ~held if split == TRAIN else False)
                 _copy(writer, part, np.flatnonzero(mine))
-            found[split] = writer.finish()
-    return {name: data for name, data in found.items() if data.documents or name == TRAIN}, dropped
+            data_of[split] = writer.finish()
+    return {name: data for name, data in data_of.items() if data.documents or name == TRAIN}, dropped
 
 
 def _kept(parts: Sequence[Part], options: Options) -> tuple[list[NDArray[np.bool_]], Dropped]:

@@ -29,11 +29,11 @@ _CHUNKS = "index.json"
 def formats() -> dict[str, Format]:
     """Return the formats by name: every file of `composer.data.building.formats`."""
     package = composer.data.building.formats
-    found = [
+    known = [
         importlib.import_module(f"{package.__name__}.{each.name}").FORMAT
         for each in pkgutil.iter_modules(package.__path__)
     ]
-    return {each.name: each for each in sorted(found, key=lambda each: (each.general, each.name))}
+    return {each.name: each for each in sorted(known, key=lambda each: (each.general, each.name))}
 
 
 def find_units(source: str, options: Options, glob: str | None = None, split: str = TRAIN) -> Iterator[Unit]:
@@ -67,7 +67,7 @@ def _files(source: str, glob: str | None) -> list[Path]:
         arrow = sorted(path.glob("**/*.arrow"))
         if arrow and any(path.glob("**/dataset_info.json")):
             return [file for file in arrow if not file.name.startswith("cache-")]
-    return [Path(found.path) for found in find_sources(source, glob)]
+    return [Path(source_file.path) for source_file in find_sources(source, glob)]
 
 
 def _hub_files(source: str) -> list[Path]:
@@ -84,8 +84,8 @@ def _hub_files(source: str) -> list[Path]:
         )
     except Exception as error:  # of many kinds: HTTP, a missing repository, no network
         raise DataError(f"{source}: cannot be downloaded: {type(error).__name__}: {error}") from None
-    found = sorted(file for pattern in wanted for file in Path(folder).glob(pattern))
-    configs = sorted({file.parents[1].name for file in found})
+    files = sorted(file for pattern in wanted for file in Path(folder).glob(pattern))
+    configs = sorted({file.parents[1].name for file in files})
     if not configs:
         raise DataError(
             f"{source}: the hub has no Parquet files of {config or 'any config'} with the split {split}"
@@ -94,7 +94,7 @@ def _hub_files(source: str) -> list[Path]:
         raise DataError(
             f"{source}: has the configs {listed(configs, 'and')}; choose one: {source}/{configs[0]}"
         )
-    return found
+    return files
 
 
 def _format(path: Path, options: Options) -> Format:

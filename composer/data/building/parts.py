@@ -123,8 +123,8 @@ def splits_of(part: Part, eval_fraction: float) -> NDArray[np.bool_]:
     if part.split != TRAIN:
         return np.ones(len(part.keys), bool)
     bound = np.uint64(min(int(eval_fraction * 2**64), 2**64 - 1))
-    found: NDArray[np.bool_] = part.keys["high"].astype(np.uint64) < bound
-    return found
+    inside: NDArray[np.bool_] = part.keys["high"].astype(np.uint64) < bound
+    return inside
 
 
 def held_out_name(part: Part) -> str:

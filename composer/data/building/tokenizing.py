@@ -79,10 +79,10 @@ def describe(options: Options, tokens: bool) -> Tokenizer:
 
 def _end(made: Any, asked: str, path: Path) -> int:
     if asked:
-        found = int(asked) if asked.isdecimal() else made.token_to_id(asked)
-        if found is None or made.id_to_token(found) is None:
+        number = int(asked) if asked.isdecimal() else made.token_to_id(asked)
+        if number is None or made.id_to_token(number) is None:
             raise DataError(f"--end-of-document: {path} has no token {asked!r}")
-        return int(found)
+        return int(number)
     for name in USUAL_ENDS:
         if (usual := made.token_to_id(name)) is not None:
             return int(usual)
@@ -146,26 +146,26 @@ def _some(documents: Iterator[Document]) -> Iterator[Document]:
 
 
 def _as_they_are(tokens: Any, known: Tokenizer) -> Encoded:
-    found = np.asarray(tokens)
-    low, high = int(found.min()), int(found.max())
+    numbers = np.asarray(tokens)
+    low, high = int(numbers.min()), int(numbers.max())
     if low < 0 or (known.vocab and high >= known.vocab):
         most = f"0 .. {known.vocab - 1}" if known.vocab else "0 or more"
         raise DataError(
             f"expected tokens of {most}, got {low if low < 0 else high}; is the type of tokens right?"
         )
-    return Encoded(found, 0, -1, _key(found.astype("<u4").tobytes()))
+    return Encoded(numbers, 0, -1, _key(numbers.astype("<u4").tobytes()))
 
 
 def _encoded(batch: Sequence[Document], options: Options, known: Tokenizer) -> Iterator[Encoded]:
     texts = [text for document in batch for text in (document.prompt, document.text) if text]
     if known.name == BYTES:
-        found = iter([np.frombuffer(text.encode(), np.uint8) for text in texts])
+        encoded = iter([np.frombuffer(text.encode(), np.uint8) for text in texts])
     else:
         encodings = tokenizer(options.tokenizer).encode_batch(texts, add_special_tokens=False)
-        found = iter([np.array(each.ids, np.uint32) for each in encodings])
+        encoded = iter([np.array(each.ids, np.uint32) for each in encodings])
     for document in batch:
-        prompt = next(found) if document.prompt else np.zeros(0, np.uint8)
-        target = next(found)
+        prompt = next(encoded) if document.prompt else np.zeros(0, np.uint8)
+        target = next(encoded)
         tokens = np.concatenate([prompt, target, np.array([known.end], np.uint32)])
         text = document.text.encode()
         key = _key(document.prompt.encode() + b"\xff" + text)

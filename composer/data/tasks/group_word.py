@@ -90,8 +90,8 @@ def _table(group: str) -> Ints:
     if group[0] == "A":
         points = [point for point in points if _even(point)]
     places = {point: i for i, point in enumerate(points)}
-    found = [[places[tuple(right[i] for i in left)] for right in points] for left in points]
-    return np.array(found, np.int64)
+    table = [[places[tuple(right[i] for i in left)] for right in points] for left in points]
+    return np.array(table, np.int64)
 
 
 def _even(point: tuple[int, ...]) -> bool:

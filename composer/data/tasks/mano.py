@@ -99,17 +99,17 @@ class ManoStream:
 
 def _expression(rng: np.random.Generator, operators: int, modulus: int) -> list[int]:
     """Draw one expression in prefix notation; operators are modulus + 0, 1, 2 for + - *."""
-    found: list[int] = []
+    tokens: list[int] = []
     waiting = [operators]
     while waiting:
         left = waiting.pop()
         if left == 0:
-            found.append(int(rng.integers(modulus)))
+            tokens.append(int(rng.integers(modulus)))
             continue
-        found.append(modulus + int(rng.integers(3)))
+        tokens.append(modulus + int(rng.integers(3)))
         first = int(rng.integers(left))
         waiting += [left - 1 - first, first]
-    return found
+    return tokens
 
 
 def evaluate(expression: list[int], modulus: int) -> int:

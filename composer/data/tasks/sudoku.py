@@ -82,7 +82,7 @@ def grids() -> Ints:
     """Return all solved grids -> [288, 16]."""
     import numpy as np
 
-    found: list[list[int]] = [[]]
+    rows: list[list[int]] = [[]]
     for cell in range(CELLS):
         row, column = divmod(cell, 4)
         box = (row // 2 * 2, column // 2 * 2)
@@ -91,13 +91,13 @@ def grids() -> Ints:
             for other in range(cell)
             if other // 4 == row or other % 4 == column or (other // 4 // 2 * 2, other % 4 // 2 * 2) == box
         ]
-        found = [
+        rows = [
             [*grid, digit]
-            for grid in found
+            for grid in rows
             for digit in range(1, 5)
             if all(grid[other] != digit for other in peers)
         ]
-    return np.array(found, np.int64)
+    return np.array(rows, np.int64)
 
 
 def _solutions(puzzles: Ints) -> NDArray[np.bool_]:

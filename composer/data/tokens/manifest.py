@@ -147,12 +147,12 @@ class Manifest:
     def _check_size(self, name: str, size: int | None) -> None:
         path = os.path.join(self.folder, name)
         try:
-            found = os.stat(path).st_size
+            got = os.stat(path).st_size
         except OSError as error:
             raise DataError(f"{os_message(error, path)}; {MANIFEST} names it: build the data again") from None
-        if size is not None and found != size:
+        if size is not None and got != size:
             raise DataError(
-                f"{path}: expected {size:,} bytes as in {MANIFEST}, got {found:,}; build the data again"
+                f"{path}: expected {size:,} bytes as in {MANIFEST}, got {got:,}; build the data again"
             )
 
     def to_json(self) -> str:

@@ -34,16 +34,16 @@ class MappedShard:
 
     def rows(self, starts: Ints, size: int) -> Ints:
         """Copy `size` tokens from each of `starts` [n] -> [n, size]."""
-        found: Ints = self.tokens[starts[:, None] + np.arange(size)].astype(np.int64)
-        return found
+        rows: Ints = self.tokens[starts[:, None] + np.arange(size)].astype(np.int64)
+        return rows
 
     def scored(self, places: Ints) -> NDArray[np.bool_]:
         """Tell which of the tokens at `places`, of any shape, are scored."""
         if not self.examples:
             return np.ones(places.shape, bool)
         document = np.searchsorted(self.ends, places.ravel(), side="right").reshape(places.shape)
-        found: NDArray[np.bool_] = places >= self.scored_from[document]
-        return found
+        scored: NDArray[np.bool_] = places >= self.scored_from[document]
+        return scored
 
     def targets(self, tokens: Ints, places: Ints) -> Ints:
         """Return `tokens`, which are at `places`, with IGNORED for those that are not scored."""
@@ -62,9 +62,9 @@ def open_split(manifest: Manifest, split: str) -> list[MappedShard]:
 def _mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     size = int(np.prod(shape)) * dtype.itemsize
     try:
-        found = os.stat(path).st_size
-        if found != size:
-            raise DataError(f"{path}: expected {size:,} bytes, got {found:,}; build the data again")
+        got = os.stat(path).st_size
+        if got != size:
+            raise DataError(f"{path}: expected {size:,} bytes, got {got:,}; build the data again")
         if size == 0:
             return np.zeros(shape, dtype)
         return np.memmap(path, dtype, "r", shape=shape)

@@ -25,12 +25,12 @@ def shuffled(numbers: Ints, count: int, key: int) -> Ints:
     half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)
     rounds = mix(np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key))
-    found = numbers.astype(np.uint64)
-    outside = np.ones(found.shape, bool)
+    places = numbers.astype(np.uint64)
+    outside = np.ones(places.shape, bool)
     while outside.any():
-        left, right = found[outside] >> half, found[outside] & mask
+        left, right = places[outside] >> half, places[outside] & mask
         for constant in rounds:
             left, right = right, left ^ (mix(right ^ constant) & mask)
-        found[outside] = left << half | right
-        outside = found >= np.uint64(count)
-    return found.astype(np.int64)
+        places[outside] = left << half | right
+        outside = places >= np.uint64(count)
+    return places.astype(np.int64)

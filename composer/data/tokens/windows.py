@@ -90,9 +90,9 @@ class Apart:
         for row, (i, number) in enumerate(zip(which.tolist(), numbers.tolist(), strict=True)):
             shard = self.shards[i]
             start, end = self._piece(i, number - int(self.first[i]))
-            found = shard.tokens[start:end].astype(np.int64)
-            tokens[row, : min(len(found), self.length)] = found[: self.length]
-            targets[row, : len(found) - 1] = shard.targets(found[1:], np.arange(start + 1, end))
+            document = shard.tokens[start:end].astype(np.int64)
+            tokens[row, : min(len(document), self.length)] = document[: self.length]
+            targets[row, : len(document) - 1] = shard.targets(document[1:], np.arange(start + 1, end))
         return tokens, targets
 
     def _piece(self, shard: int, number: int) -> tuple[int, int]:
@@ -110,8 +110,8 @@ class Apart:
 
 def _bounds(ends: Ints, low: int, high: int) -> tuple[Ints, Ints]:
     """Return where the documents low .. high - 1 begin and end."""
-    found = np.asarray(ends[max(low - 1, 0) : high])
-    return (found[:-1], found[1:]) if low else (np.concatenate([[0], found[:-1]]), found)
+    edges = np.asarray(ends[max(low - 1, 0) : high])
+    return (edges[:-1], edges[1:]) if low else (np.concatenate([[0], edges[:-1]]), edges)
 
 
 def _pieces(sizes: Ints, length: int) -> Ints:

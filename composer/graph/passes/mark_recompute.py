@@ -54,13 +54,13 @@ def _places(graph: Graph, holds: Callable[[Graph, str], bool], path: str = "") -
 
 
 def _can_be(graph: Graph, name: str) -> bool:
-    found = graph.node(name)
-    if any(graph.type_of(value).kind == "steps" for value in found.inputs):
+    node = graph.node(name)
+    if any(graph.type_of(value).kind == "steps" for value in node.inputs):
         return False
     readers = {isinstance(graph.node(reader).op, Loop) for reader in graph.successors(name)}
     if len(readers) > 1:
         return False
-    return found.op.recomputable and all(value.node != name for value in graph.outputs)
+    return node.op.recomputable and all(value.node != name for value in graph.outputs)
 
 
 def _again(name: str, node: Node) -> list[str]:

@@ -22,15 +22,15 @@ def chooses(graph: Graph) -> bool:
 
 def values_of_some(graph: Graph) -> dict[Value, SelectsTokens]:
     """Map the values of a graph, loops in it left out, that have some of the tokens to what chooses these."""
-    found = _values_of_some(graph)
-    return {value: cast("SelectsTokens", graph.node(name).op) for value, name in found.items()}
+    choosers = _values_of_some(graph)
+    return {value: cast("SelectsTokens", graph.node(name).op) for value, name in choosers.items()}
 
 
 def nodes_of_some(graph: Graph) -> dict[str, str]:
     """Map the nodes of a graph, loops in it left out, that run on some tokens to what chooses these."""
     some = _values_of_some(graph)
     nodes = ((name, _chooser(node, some)) for name, _, node in operations(graph))
-    return {name: found for name, found in nodes if found is not None}
+    return {name: chooser for name, chooser in nodes if chooser is not None}
 
 
 def _values_of_some(graph: Graph) -> dict[Value, str]:
@@ -38,9 +38,9 @@ def _values_of_some(graph: Graph) -> dict[Value, str]:
     for name, operation, node in operations(graph):
         if isinstance(operation, SelectsTokens):
             some |= {Value(name, output): name for output in operation.some}
-        elif (found := _chooser(node, some)) and not isinstance(operation, ScattersTokens):
+        elif (chooser := _chooser(node, some)) and not isinstance(operation, ScattersTokens):
             tokens = (n for n, type in enumerate(node.types) if type.kind == "token")
-            some |= {Value(name, output): found for output in tokens}
+            some |= {Value(name, output): chooser for output in tokens}
     return some
 
 
@@ -54,8 +54,8 @@ def counted_by_share(graph: Graph, length: int) -> Graph:
     for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
             operation = replace(operation, body=counted_by_share(operation.body, length))
-        elif (found := _chooser(node, some)) and not isinstance(operation, SelectsTokens):
-            operation = OnSelectedTokens(operation, found)
+        elif (chooser := _chooser(node, some)) and not isinstance(operation, SelectsTokens):
+            operation = OnSelectedTokens(operation, chooser)
         types = tuple(
             _of_all(type, some[value].most(length)) if (value := Value(name, output)) in some else type
             for output, type in enumerate(node.types)

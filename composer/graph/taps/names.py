@@ -39,8 +39,8 @@ def value_names(spec: Spec) -> dict[str, Named]:
     """
     graph = lowered(spec)
     tokens = graph.inputs[0]
-    found = [Named(tokens, graph.type_of(Value(tokens)), 0), *_named(graph, "", 0)]
-    return {each.name: each for each in found}
+    names = [Named(tokens, graph.type_of(Value(tokens)), 0), *_named(graph, "", 0)]
+    return {each.name: each for each in names}
 
 
 def local_names(name: str, types: tuple[TensorType, ...]) -> list[str]:

@@ -63,14 +63,14 @@ def routings(subject: Subject) -> list[Routing]:
             raise LeftOut("Its experts have a capacity or choose tokens; which they run is not recorded.")
         raise LeftOut("The model has no block of type expert_attention.")
     names = [[place.named(Value(place.name, output)) for output in (1, 0)] for place in places]
-    with subject.recorded(*(name for both in names for name in both)) as found:
+    with subject.recorded(*(name for both in names for name in both)) as recording:
         subject.model(subject.tokens)
     made = []
     for place, (chosen, weights) in zip(places, names, strict=True):
         route = place.graph.node(place.name).op
         assert isinstance(route, Route)
-        steps = [".".join(str(number + 1) for number in step) for step in found.all_steps(chosen)]
-        made.append(Routing(place, steps, found[chosen], found[weights], route.experts, place.tied))
+        steps = [".".join(str(number + 1) for number in step) for step in recording.all_steps(chosen)]
+        made.append(Routing(place, steps, recording[chosen], recording[weights], route.experts, place.tied))
     return made
 
 

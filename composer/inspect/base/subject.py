@@ -124,9 +124,9 @@ class Subject:
         with (
             torch.no_grad(),
             autocast(self.model),
-            record(self.model, names, replace=replace, internal=internal) as found,
+            record(self.model, names, replace=replace, internal=internal) as recording,
         ):
-            yield found
+            yield recording
 
     def run(self, steps: Mapping[str, int] | None = None) -> Tensor:
         """Return the logits of a pass, [batch, sequence, vocab]."""
@@ -149,9 +149,9 @@ class Subject:
         """The state before the first step of the stage and after each: [steps + 1, batch, sequence, ...]."""
         self.check_state()
         inside = f"{self.stage}.{STATE_IN}"
-        with self.recorded(self.stage, inside) as found:
+        with self.recorded(self.stage, inside) as recording:
             self.model(self.tokens)
-        return torch.cat([found[inside, 0].unsqueeze(0), found[self.stage]])
+        return torch.cat([recording[inside, 0].unsqueeze(0), recording[self.stage]])
 
     def lens(self) -> Iterator[Tensor]:
         """Yield the logits as if each state of `states` were the last, one after the other."""

@@ -52,12 +52,12 @@ def depth_map(subject: Subject, place: Place) -> Map:
     operation, node = place.graph.node(place.name).op, place.graph.node(place.name)
     assert isinstance(operation, Attend)
     query, memory = place.named(node.inputs[0]), place.maker(node.inputs[2])
-    with subject.recorded(query, internal=(memory,)) as found:
+    with subject.recorded(query, internal=(memory,)) as recording:
         subject.model(subject.tokens)
-    memories = found.all_steps(memory)
+    memories = recording.all_steps(memory)
     trips = {loop.index: loop.trips for _, loop in place.loops}
     rows, readers = [], []
-    for step, asked in found.all_steps(query).items():
+    for step, asked in recording.all_steps(query).items():
         kept = next(each for at, each in memories.items() if step[: len(at)] == at)
         reads = at_step(operation.reads, dict(zip(trips, step, strict=True)), trips)
         rows.append(_weights(subject, place, operation, asked, kept, reads, step))

@@ -36,7 +36,7 @@ def diversity(routing: Routing) -> dict[str, float]:
     chosen, steps, active = routing.chosen, len(routing.chosen), routing.active
     effective = entropy(loads(chosen, routing.experts)).exp().mean().item()
     own = routing.pool / steps
-    found = {
+    numbers = {
         "steps": steps,
         "active": active,
         "experts at a step": routing.experts,
@@ -46,10 +46,10 @@ def diversity(routing: Routing) -> dict[str, float]:
         "times an untied mixture": effective / own,
     }
     if not routing.tied:
-        return found
+        return numbers
     most, chance = min(routing.experts, steps * active), distinct_by_chance(routing.experts, active, steps)
     mean = distinct(chosen, routing.experts)
-    found |= {
+    numbers |= {
         "distinct over depth": mean,
         "distinct by chance": chance,
         "distinct at most": most,
@@ -61,13 +61,13 @@ def diversity(routing: Routing) -> dict[str, float]:
         same = [
             (one.sort(-1).values == two.sort(-1).values).all(-1).double().mean().item() for one, two in pairs
         ]
-        found |= {
+        numbers |= {
             "same set as the step before": sum(same) / len(same),
             "same set by chance": same_by_chance(routing.experts, active),
             "overlap with the step before": sum(overlap(one, two) for one, two in pairs) / len(pairs),
             "overlap by chance": active / routing.experts,
         }
-    return found
+    return numbers
 
 
 def _views(routing: Routing, numbers: dict[str, float]) -> list[View]:

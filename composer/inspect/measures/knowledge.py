@@ -53,8 +53,8 @@ def run(subject: Subject, tell: Tell) -> Found:
             done += 1
             tell(done, total)
         values[each.kind] = {
-            name: {"accuracy": found.accuracy, "loss": found.loss}
-            for name, found in zip(each.names, lost, strict=True)
+            name: {"accuracy": score.accuracy, "loss": score.loss}
+            for name, score in zip(each.names, lost, strict=True)
         }
         views[each.kind] = _heat(each, whole, lost)
     return Found(values, [Choice("Without", views), *map(Note, notes)])
@@ -62,7 +62,7 @@ def run(subject: Subject, tell: Tell) -> Found:
 
 def _heat(each: Ablation, whole: Score, lost: list[Score]) -> View:
     groups = [*whole.accuracy]
-    cells = [[whole.accuracy[group] - found.accuracy[group] for group in groups] for found in lost]
+    cells = [[whole.accuracy[group] - score.accuracy[group] for group in groups] for score in lost]
     kind = each.kind.removesuffix("s")
     return Heat(
         f"Accuracy lost without one {kind}", kind, "difficulty", each.names, groups, cells, share=True

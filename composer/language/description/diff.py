@@ -42,10 +42,10 @@ def relation(a: Spec, b: Spec) -> str:
     """Describe how two specs relate: the same spec, the same architecture, or neither."""
     same = arch_hash(a) == arch_hash(b)
     words = "the same architecture" if same else "different architectures"
-    found = list(differences(a, b))
-    if not found:
+    changes = list(differences(a, b))
+    if not changes:
         return "the same spec"
-    trained = [each.place for each in found if each.kind == "training"]
+    trained = [each.place for each in changes if each.kind == "training"]
     if not trained:
         return words if a.train is None else f"{words}, trained alike"
     if trained == ["train.seed"]:
@@ -76,10 +76,10 @@ def _training(a: Spec, b: Spec) -> Iterator[Difference]:
     one, two = a.train.model_dump(), b.train.model_dump()
     here, there = one.pop("data"), two.pop("data")
     if here["task"] == there["task"]:
-        found = list(_fields(here, there, "train.data."))
+        changed = list(_fields(here, there, "train.data."))
     else:
-        found = [("train.data", f"{_recipe(here, 'task')} -> {_recipe(there, 'task')}")]
-    for place, words in [*found, *_fields(one, two, "train.")]:
+        changed = [("train.data", f"{_recipe(here, 'task')} -> {_recipe(there, 'task')}")]
+    for place, words in [*changed, *_fields(one, two, "train.")]:
         yield Difference("training", place, words)
 
 
@@ -267,13 +267,13 @@ def _changed_options(
 
 def _written_options(config: Wired, without: Collection[str]) -> dict[str, Any]:
     """Dump all options but those in `without`; what an entry does not give is as in its stage."""
-    found = config.model_dump(exclude={*without})
-    for key in inherited_keys(type(config)) & found.keys():
-        if found[key] is None and isinstance(config, Stage):
-            found[key] = default_of(wiring_options()[key]).plain()
-        elif found[key] is None:
-            found[key] = "as in the stage"
-    return found
+    options = config.model_dump(exclude={*without})
+    for key in inherited_keys(type(config)) & options.keys():
+        if options[key] is None and isinstance(config, Stage):
+            options[key] = default_of(wiring_options()[key]).plain()
+        elif options[key] is None:
+            options[key] = "as in the stage"
+    return options
 
 
 def _mix(entry: Entry) -> str:

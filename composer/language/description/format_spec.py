@@ -73,12 +73,12 @@ def value_words(value: Any) -> str:
 
 def _whole(value: int) -> str:
     """Format a count exactly, with the unit that makes it shortest."""
-    found = [str(value)]
+    spellings = [str(value)]
     if abs(value) >= _WITH_UNIT:
         for size, unit in (*_DECIMAL, *_BINARY):
             if abs(value) >= size and value * 1000 % size == 0:
-                found.append(f"{Decimal(value) / size:f}{unit}")
-    return min(found, key=len)
+                spellings.append(f"{Decimal(value) / size:f}{unit}")
+    return min(spellings, key=len)
 
 
 def _number(value: float) -> str:

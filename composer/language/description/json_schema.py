@@ -113,17 +113,17 @@ class _Widen:
             self.defs[name] = schema
             return
         choices = not name.endswith(("Caps", "Limits"))
-        found = {key: value for key, value in schema.items() if key not in ("required", "title")}
-        found["properties"] = {
+        defined = {key: value for key, value in schema.items() if key not in ("required", "title")}
+        defined["properties"] = {
             key: self.described(value, self.either(value, f"{name}.{key}", choices=choices))
             for key, value in schema["properties"].items()
         }
         # stages and entries stand in lists, which replace whole: no other file can complete them
         if name == "Stage":
-            found |= {"required": ["step"], "oneOf": [{"required": ["recur"]}, {"required": ["stack"]}]}
+            defined |= {"required": ["step"], "oneOf": [{"required": ["recur"]}, {"required": ["stack"]}]}
         elif name in ("BlockUse", "Parallel"):
-            found["required"] = ["use" if name == "BlockUse" else "parallel"]
-        self.defs[name] = found
+            defined["required"] = ["use" if name == "BlockUse" else "parallel"]
+        self.defs[name] = defined
 
     def described(self, schema: Schema, reference: Schema) -> Schema:
         kept = {key: schema[key] for key in ("description", "default") if key in schema}

@@ -95,17 +95,17 @@ def _categorical(node: Node, name: str) -> Choice | list[Fault]:
     body = node.value["choice"]
     if not body.value or not isinstance(body.value, dict | list):
         return [body.fault(f"{name}.choice", "a list or mapping of alternatives", shown(body.value))]
-    found: dict[Value, Node] = {}
+    options: dict[Value, Node] = {}
     if isinstance(body.value, dict):
-        found.update(body.value)
+        options.update(body.value)
     else:
         scalars = not any(isinstance(item.value, dict | list) for item in body.value)
         for item in body.value:
             label = item.plain if scalars and not item.live else _flow(item.plain)
-            if label in found:
+            if label in options:
                 return [item.fault(f"{name}.choice", "each alternative once", f"{_text(label)} again")]
-            found[label] = item
-    return Choice(Knob(name, "categorical", tuple(found)), found, node)
+            options[label] = item
+    return Choice(Knob(name, "categorical", tuple(options)), options, node)
 
 
 def _range(node: Node, name: str, kind: str) -> Choice | list[Fault]:

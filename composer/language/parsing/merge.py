@@ -33,15 +33,15 @@ def _merge(below: Node, above: Node, key: str) -> Node:
     ):
         return above
     whole = form(above.value)
-    found = dict(below.value)
+    merged = dict(below.value)
     for name, node in above.value.items():
-        if name not in found:
-            found[name] = node
+        if name not in merged:
+            merged[name] = node
         elif node.value is None:
-            del found[name]
+            del merged[name]
         else:
-            found[name] = node if name == whole else _merge(found[name], node, name)
-    return Node(found, above.place, above.key or below.key)
+            merged[name] = node if name == whole else _merge(merged[name], node, name)
+    return Node(merged, above.place, above.key or below.key)
 
 
 def _alike(below: dict[str, Node], above: dict[str, Node], key: str) -> bool:
@@ -77,9 +77,9 @@ def placed(node: Node, place: Place) -> Node:
         value = {name: placed(child, place) for name, child in value.items()}
     elif isinstance(value, list):
         value = [placed(child, place) for child in value]
-    found = Node(value, place, place)
-    found.text = node.text
-    return found
+    copy = Node(value, place, place)
+    copy.text = node.text
+    return copy
 
 
 def _set(tree: Node, steps: list[str], value: Node, depth: int) -> Node:

@@ -24,9 +24,11 @@ def fill_in(tree: Node, resolver: Resolver) -> Node:
         return tree
     assert isinstance(tree.value, dict)
     assert isinstance(train.value, dict)
-    found = dict(data.value)
+    filled_in = dict(data.value)
     sources = _sources(data).items()
-    missing = {name: source for name, source in sources if name not in found or found[name].value is None}
+    missing = {
+        name: source for name, source in sources if name not in filled_in or filled_in[name].value is None
+    }
     if not missing:
         return tree
     for name, source in missing.items():
@@ -34,11 +36,11 @@ def fill_in(tree: Node, resolver: Resolver) -> Node:
         for step in source.split("."):
             node = node.child(step) if node else None
         if node and _is_count(node.value):
-            found[name] = Node(node.value, node.place, data.key, source)
+            filled_in[name] = Node(node.value, node.place, data.key, source)
         else:
-            found[name] = Node(None, data.place, data.key)
+            filled_in[name] = Node(None, data.place, data.key)
             resolver.broken.append(f"train.data.{name}")
-    filled = Node({**train.value, "data": Node(found, data.place, data.key)}, train.place, train.key)
+    filled = Node({**train.value, "data": Node(filled_in, data.place, data.key)}, train.place, train.key)
     return Node({**tree.value, "train": filled}, tree.place, tree.key)
 
 

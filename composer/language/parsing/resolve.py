@@ -58,11 +58,11 @@ class Resolver:
         if form(value):
             taken = self.take(node, path, knob)
             return self.resolve(taken[0], path, taken[1]) if taken else self._break(node, path)
-        found = {
+        resolved = {
             name: self.resolve(item, below(path, name), below(knob, name)) if item.live else item
             for name, item in value.items()
         }
-        return self._bounded(Node(found, node.place, node.key), path)
+        return self._bounded(Node(resolved, node.place, node.key), path)
 
     def take(self, node: Node, path: str, knob: str) -> tuple[Node, str] | None:
         """Take one alternative of the choice `node`, with the beginning of the knob names inside it."""
@@ -109,8 +109,8 @@ class Resolver:
         try:
             whole = REFERENCE.fullmatch(text)
             if whole and whole[1] is not None:
-                found = parse(whole[1])(self._lookup)
-                inner = found if isinstance(found, Node) else Node(found, node.place)  # type: ignore[arg-type]
+                value = parse(whole[1])(self._lookup)
+                inner = value if isinstance(value, Node) else Node(value, node.place)  # type: ignore[arg-type]
                 return Node(inner.value, node.place, node.key, text)
             return Node(self._interpolated(text), node.place, node.key, text)
         except _Reported:

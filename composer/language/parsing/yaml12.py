@@ -177,14 +177,14 @@ class _Reader:
 
     def inherited(self, body: Node, path: str) -> dict[str, Node]:
         sources = body.value if isinstance(body.value, list) else [body]
-        found: dict[str, Node] = {}
+        merged: dict[str, Node] = {}
         for source in sources:
             if isinstance(source.value, dict):
-                found = source.value | found
+                merged = source.value | merged
             else:
                 self.faults.append(source.fault(path, "a mapping or a list of mappings", "something else"))
                 self.unknown.append(path.rpartition(".")[0])
-        return found
+        return merged
 
     def tag(self, event: Any, place: Place, path: str, kind: str) -> bool:
         """Whether a tag was given; any but the standard one of its kind is a fault."""

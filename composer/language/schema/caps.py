@@ -38,11 +38,11 @@ class Caps(_Fields):
         """Return the hard or soft limit of a cap, or None."""
         cap = getattr(self, name)
         if isinstance(cap, Limits):
-            found: float | None = getattr(cap, kind)
-            return found
+            limit: float | None = getattr(cap, kind)
+            return limit
         return cap if kind == "hard" else None
 
     def limits(self, kind: Kind = "hard") -> dict[str, float]:
         """Return the limits of a kind by cap, in the order of the measures."""
-        found = {name: self.limit(name, kind) for name in MEASURES}
-        return {name: limit for name, limit in found.items() if limit is not None}
+        limits = {name: self.limit(name, kind) for name in MEASURES}
+        return {name: limit for name, limit in limits.items() if limit is not None}

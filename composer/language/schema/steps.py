@@ -47,7 +47,7 @@ class StepRange:
 
 def trained_steps(spec: Spec) -> dict[str, StepRange]:
     """Return the range of each stage whose number of steps in training is not always that of evaluation."""
-    found = {}
+    ranges = {}
     for place, phases in _running(spec).items():
         parts = [
             (share, n)
@@ -55,8 +55,8 @@ def trained_steps(spec: Spec) -> dict[str, StepRange]:
             for share, n in _parts(length, phase)
         ]
         numbers = [n for _, n in parts]
-        found[place] = StepRange(sum_of(share * n for share, n in parts), min(numbers), max(numbers))
-    return found
+        ranges[place] = StepRange(sum_of(share * n for share, n in parts), min(numbers), max(numbers))
+    return ranges
 
 
 def most_steps(spec: Spec) -> dict[str, int]:
@@ -93,12 +93,12 @@ def recurrent_place(spec: Spec) -> str:
     Raises:
         ValueError: there is none, or several.
     """
-    found = [place for place, stage in all_stages(spec.stages).items() if stage.tied]
-    if len(found) != 1:
-        hint = f"; name the stage, such as {found[0]}" if found else ""
-        got = " and ".join(found) or "none"
+    places = [place for place, stage in all_stages(spec.stages).items() if stage.tied]
+    if len(places) != 1:
+        hint = f"; name the stage, such as {places[0]}" if places else ""
+        got = " and ".join(places) or "none"
         raise ValueError(f"expected one recurrent stage for a number of steps, got {got}{hint}")
-    return found[0]
+    return places[0]
 
 
 def trained_numbers(stage: Stage) -> list[int]:
@@ -139,7 +139,7 @@ def drawn_steps(
     are left out.
     """
     seed = spec.train.seed if spec.train else 0
-    found: dict[str, int] = {}
+    steps: dict[str, int] = {}
     apart = _rows_apart(spec)
     for place, phases in _phases(spec).items():
         phase, name = _at(phases, optimizer_step), f"{seed}:{place}:{optimizer_step}"
@@ -147,10 +147,10 @@ def drawn_steps(
             own = micro_batch_rows(spec) // ranks if rows is None else rows
             first = micro_batch * own * ranks
             drawn = [_drawn(phase, f"{name}:row {first + n}") for n in range(own * ranks)]
-            found[place] = RowSteps(max(drawn), drawn[rank * own : (rank + 1) * own])
+            steps[place] = RowSteps(max(drawn), drawn[rank * own : (rank + 1) * own])
         else:
-            found[place] = _drawn(phase, f"{name}:{micro_batch}")
-    return found
+            steps[place] = _drawn(phase, f"{name}:{micro_batch}")
+    return steps
 
 
 def _drawn(phase: Phase, name: str) -> int:
@@ -189,8 +189,8 @@ def _running(spec: Spec) -> dict[str, Sequence[Phase]]:
 
 def _rows_apart(spec: Spec) -> set[str]:
     """Return the places of the stages that have a number for each sequence in training."""
-    found = ((place, stage.recur) for place, stage in _sampled(spec.stages).items())
-    return {place for place, recur in found if isinstance(recur, Recur) and recur.per == "sequence"}
+    stages = ((place, stage.recur) for place, stage in _sampled(spec.stages).items())
+    return {place for place, recur in stages if isinstance(recur, Recur) and recur.per == "sequence"}
 
 
 def _option(stage: Stage) -> TrainedSteps:
@@ -206,13 +206,13 @@ def _sampled(stages: Iterable[Stage]) -> dict[str, Stage]:
 def all_stages(stages: Iterable[Stage]) -> dict[str, Stage]:
     """Return all stages by place."""
     waiting = [(f"stages.{n}", stage) for n, stage in enumerate(stages)]
-    found = {}
+    stages_by_place = {}
     while waiting:
         place, stage = waiting.pop(0)
-        found[place] = stage
+        stages_by_place[place] = stage
         inner = ((f"{place}.{n}", each) for n, each in enumerate(stage.step) if isinstance(each, Stage))
         waiting += inner
-    return found
+    return stages_by_place
 
 
 def _at(phases: Sequence[Phase], step: int) -> Phase:

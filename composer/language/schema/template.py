@@ -77,9 +77,9 @@ def traced(config: C, tree: Plain) -> C:
     Guards see to it that other numbers pass the same checks. A number with a check that cannot be traced
     stays as it is, and is guarded not to change.
     """
-    found = _traced(config, tree)
-    assert isinstance(found, type(config))
-    return found
+    spec = _traced(config, tree)
+    assert isinstance(spec, type(config))
+    return spec
 
 
 def _traced(value: Any, tree: Any) -> Any:
@@ -104,10 +104,10 @@ def _config(value: Config, tree: dict[str, Any]) -> Config:
         else:
             # names that other values were worked out from
             _pin(child)
-    found = kind.model_construct(value.model_fields_set, **fields)
+    config = kind.model_construct(value.model_fields_set, **fields)
     for check in kind.__pydantic_decorators__.model_validators.values():
-        check.func(found)
-    return found
+        check.func(config)
+    return config
 
 
 def _field(field: FieldInfo, value: Any, number: Any) -> Any:
@@ -157,13 +157,13 @@ def _limits(field: FieldInfo, kind: type) -> Limits | None:
             hint = numbers[0]
         else:
             return None
-    found = [_limit(check) for check in checks]
-    if hint is not kind or None in found:
+    limits = [_limit(check) for check in checks]
+    if hint is not kind or None in limits:
         return None
     # neither infinite nor not a number
     largest = sys.float_info.max
     finite = (_guard("<=", largest), _guard(">=", -largest)) if kind is float else ()
-    return (*(limit for limits in found if limits for limit in limits), *finite)
+    return (*(limit for limits in limits if limits for limit in limits), *finite)
 
 
 def _numbers(hints: Iterable[Any]) -> Iterator[Any]:

@@ -43,11 +43,11 @@ class Wired(Config):
 
     def option(self, kind: type[K]) -> K:
         """Return the option of a kind."""
-        found = getattr(self, kind.key)
-        if found is INVALID:
+        option = getattr(self, kind.key)
+        if option is INVALID:
             raise Unknown(kind.key)
-        assert isinstance(found, kind)
-        return found
+        assert isinstance(option, kind)
+        return option
 
     def changed_options(self) -> dict[str, Any]:
         """Return the options that are not at their defaults, as a spec writes them."""

@@ -39,9 +39,9 @@ def words(hint: Any, extra: tuple[Any, ...] = ()) -> str:
             return said
         if grid := next((item for item in metadata if isinstance(item, Grid)), None):
             return f"{grid.words}, such as {grid.nth(8)} or {grid.nth(32)}"
-        found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
-        if found:
-            return found.describe()
+        union = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
+        if union:
+            return union.describe()
         return words(inner, (*_flat(metadata), *extra))
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -98,7 +98,7 @@ def _flat(metadata: list[Any]) -> Iterator[Any]:
 
 
 def _bounds(extra: tuple[Any, ...]) -> str:
-    found = []
+    bounds = []
     low = next((item.ge for item in extra if isinstance(item, Ge)), None)
     # the bound on all counts says nothing worth reading
     extra = tuple(item for item in extra if not (isinstance(item, Le) and item.le == LARGEST))
@@ -108,16 +108,16 @@ def _bounds(extra: tuple[Any, ...]) -> str:
     for item in extra:
         match item:
             case Gt():
-                found.append(f"above {item.gt}")
+                bounds.append(f"above {item.gt}")
             case Ge():
-                found.append(f"at least {item.ge}")
+                bounds.append(f"at least {item.ge}")
             case Lt():
-                found.append(f"below {item.lt}")
+                bounds.append(f"below {item.lt}")
             case Le():
-                found.append(f"at most {item.le}")
+                bounds.append(f"at most {item.le}")
             case MinLen(min_length=1):
-                found.append("that is not empty")
-    return f" {listed(found, 'and')}" if found else ""
+                bounds.append("that is not empty")
+    return f" {listed(bounds, 'and')}" if bounds else ""
 
 
 def _plain(value: Any) -> str:
@@ -154,9 +154,9 @@ def config_of(hint: Any, plain: Any) -> type[Config] | None:
         return hint if issubclass(hint, Config) else None
     if get_origin(hint) is Annotated:
         inner, *metadata = get_args(hint)
-        found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
-        if found:
-            return found.select(plain)
+        union = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
+        if union:
+            return union.select(plain)
         return config_of(inner, plain)
     if get_origin(hint) in (Union, types.UnionType):
         configs = [each for arg in get_args(hint) if (each := config_of(arg, plain)) is not None]
@@ -191,9 +191,9 @@ def step_into(hint: Any, step: str | int) -> tuple[Any, bool] | None:
     """
     if get_origin(hint) is Annotated:
         inner, *metadata = get_args(hint)
-        found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
-        if found:
-            return (found.find()[str(step)], False) if step in found.find() else None
+        union = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
+        if union:
+            return (union.find()[str(step)], False) if step in union.find() else None
         return step_into(inner, step)
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

@@ -37,13 +37,13 @@ def faults_of(
     # a misspelt key is one mistake, not also a missing one
     real = [d for d in real if not (d["type"] == "missing" and _misspelt(config, tree, d["loc"]))]
     wholes = _wholes(config, tree, path, [detail["loc"] for detail in details], broken)
-    found: dict[tuple[str, int], Fault] = {}
+    by_place: dict[tuple[str, int], Fault] = {}
     for detail in real:
         if _is_whole(config, tree, path, detail, wholes):
             continue
         fault = _translate(config, tree, path, detail)
-        found[fault.path, fault.line] = fault
-    return [*too_many, *found.values(), *(fault for faults in wholes.values() for fault in faults)]
+        by_place[fault.path, fault.line] = fault
+    return [*too_many, *by_place.values(), *(fault for faults in wholes.values() for fault in faults)]
 
 
 def _wholes(
@@ -57,15 +57,15 @@ def _wholes(
 
     Maps the path of each config on the way to an error to its faults.
     """
-    found: dict[str, list[Fault]] = {}
+    by_place: dict[str, list[Fault]] = {}
     for location in locations:
         for kind, node, here in _configs(config, tree, path, location):
-            if here in found or not isinstance(node.value, dict):
+            if here in by_place or not isinstance(node.value, dict):
                 continue
             whole = partial_at(kind, node, here, broken)
             assert whole is not None
-            found[here] = [_conflict(node, here, error) for error in conflicts(whole)]
-    return found
+            by_place[here] = [_conflict(node, here, error) for error in conflicts(whole)]
+    return by_place
 
 
 def _configs(

@@ -36,8 +36,8 @@ def sections() -> Mapping[str, type[Config]]:
     from composer.language.schema.search import SearchConfig
 
     own = ("Spec", "Model", "Stage", "Parallel", "Schedule", "Eval", "Checkpoint", "Train")
-    found = {name.lower(): getattr(spec, name) for name in own} | {"use": spec.BlockUse, "recur": Recur}
-    return {**found, "caps": Caps, "search": SearchConfig, **block_types(), **data_tasks()}
+    kinds = {name.lower(): getattr(spec, name) for name in own} | {"use": spec.BlockUse, "recur": Recur}
+    return {**kinds, "caps": Caps, "search": SearchConfig, **block_types(), **data_tasks()}
 
 
 def hint_for_key(name: str, config: type[Config], known: Collection[str]) -> str:

@@ -26,10 +26,10 @@ def read_search(tree: Node) -> tuple[SearchConfig, list[Fault]]:
         return partial(SearchConfig, {}), [fault]
     if node.live:
         return partial(SearchConfig, {}), [node.fault("search", "plain values", "a choice or ${..}")]
-    found = build(SearchConfig, node, "search")
-    if isinstance(found, SearchConfig):
-        return found, []
-    return partial(SearchConfig, node.plain if isinstance(node.value, dict) else {}), found
+    search = build(SearchConfig, node, "search")
+    if isinstance(search, SearchConfig):
+        return search, []
+    return partial(SearchConfig, node.plain if isinstance(node.value, dict) else {}), search
 
 
 def against_search(search: SearchConfig, tree: Node, train: Train | None, caps: Caps) -> Iterator[Fault]:
@@ -63,9 +63,9 @@ def _objectives(tree: Node) -> Iterator[tuple[tuple[str | int, ...], Objective]]
     section = tree.child("search")
     listed = section.child("objectives") if section else None
     for i, node in enumerate(listed.value if listed and isinstance(listed.value, list) else []):
-        found = build(Objective, node)
-        if isinstance(found, Objective):
-            yield ("search", "objectives", i), found
+        objective = build(Objective, node)
+        if isinstance(objective, Objective):
+            yield ("search", "objectives", i), objective
 
 
 def _rungs(search: SearchConfig, tree: Node, train: Train, caps: Caps) -> Iterator[Fault]:

@@ -19,9 +19,9 @@ MOST_LOOPS = 1000
 def uneven_steps(model: Model, stages: Sequence[Stage], tree: Node) -> Iterator[Fault]:
     """Find stages whose steps change too often in what they run, or on which tokens."""
     for number, stage in enumerate(stages):
-        if (found := _loops(model, stage)) > MOST_LOOPS:
+        if (loops := _loops(model, stage)) > MOST_LOOPS:
             expected = f"at most {MOST_LOOPS} steps that differ by at: or route:, nested ones multiplied"
-            yield fault_at(tree, ("stages", number), expected, str(found))
+            yield fault_at(tree, ("stages", number), expected, str(loops))
 
 
 def _loops(model: Model, stage: Stage) -> int:

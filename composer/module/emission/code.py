@@ -54,9 +54,9 @@ class Code:
 class StepCode:
     """Calls the code of one step of a loop whose steps run different nodes."""
 
-    def __init__(self, found: list[Variant], loop: Loop, place: Place, compiled: Compiled) -> None:
+    def __init__(self, bodies: list[Variant], loop: Loop, place: Place, compiled: Compiled) -> None:
         """`place` is that of the loop's body. Code of tied steps takes all weights, other code its own."""
-        self.variants = found
+        self.variants = bodies
         self.codes = [
             Code(
                 each.body,
@@ -66,11 +66,11 @@ class StepCode:
                 compiled,
                 signature=loop.body if loop.tied else each.body,
             )
-            for each in found
+            for each in bodies
         ]
         self._number = len(loop.body.inputs) + len(place.loops) - 1  # position of the step's number
         self._of_step = {
-            step: code for each, code in zip(found, self.codes, strict=True) for step in each.steps
+            step: code for each, code in zip(bodies, self.codes, strict=True) for step in each.steps
         }
 
     def __call__(self, *arguments: Any) -> Any:

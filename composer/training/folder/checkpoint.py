@@ -95,9 +95,9 @@ def _refused(path: Path, got: str) -> TrainingError:
     )
 
 
-def _fault(found: Any) -> str | None:
+def _fault(checkpoint: Any) -> str | None:
     """Return why the content of a file is not a checkpoint of a composed model, or ""."""
-    match found:
+    match checkpoint:
         case {"state_dict": dict(weights), "hyper_parameters": {"spec": str()}}:
             wrong = [
                 n for n, weight in weights.items() if not (isinstance(n, str) and torch.is_tensor(weight))

@@ -28,10 +28,10 @@ def check(operation: Operation | None, target: Target) -> str:
         targets[3:5] = IGNORED
         with torch.no_grad():
             first = fused.sums(rows, weight, targets, rows.dtype, (True, True))
-            found = fused.sums(rows, weight, targets, rows.dtype, (True, True), to_weight=first[2])
+            results = fused.sums(rows, weight, targets, rows.dtype, (True, True), to_weight=first[2])
         leaves = [each.double().requires_grad_() for each in (rows, weight)]
         logits = project(leaves[0][None], leaves[1], (vocab,))
         loss = cross_entropy(logits, targets[None]) * (TOKENS - 2)
         to_rows, to_weight = torch.autograd.grad(loss, leaves)
-        made = [each for each in found if each is not None]
+        made = [each for each in results if each is not None]
         return mismatch(_NAMES, made, (loss, to_rows, 2 * to_weight), target.dtype)

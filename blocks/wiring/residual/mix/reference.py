@@ -197,7 +197,9 @@ class _Weigh(torch.autograd.Function):
 
 def _by_weight(read: Sequence[Tensor], gradient: Tensor, heads: int) -> Tensor:
     """Return the gradient of the weights [values, batch, sequence, heads]."""
-    found = torch.empty(len(read), *gradient.shape[:2], heads, dtype=gradient.dtype, device=gradient.device)
+    gradients = torch.empty(
+        len(read), *gradient.shape[:2], heads, dtype=gradient.dtype, device=gradient.device
+    )
     for number, value in enumerate(read):
-        torch.sum(split_heads(gradient * value, heads), -1, out=found[number])
-    return found
+        torch.sum(split_heads(gradient * value, heads), -1, out=gradients[number])
+    return gradients

@@ -153,12 +153,12 @@ def read_fields(text: str | None) -> Fields:
     """Read `text=NAME` or `prompt=NAME,target=NAME`."""
     from composer.data.building.base.source import Fields
 
-    found = dict(each.strip().partition("=")[::2] for each in (text or "text=text").split(","))
-    if found.keys() not in ({"text"}, {"prompt", "target"}) or not all(found.values()):
+    fields = dict(each.strip().partition("=")[::2] for each in (text or "text=text").split(","))
+    if fields.keys() not in ({"text"}, {"prompt", "target"}) or not all(fields.values()):
         raise typer.BadParameter(
             f"expected text=NAME or prompt=NAME,target=NAME, got {text!r}", param_hint="--fields"
         )
-    return Fields(**found)
+    return Fields(**fields)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -174,12 +174,12 @@ def _tune(setting: Setting, out: str | None) -> None:
     about = machine()
     device = ", ".join(f"{name} {about[name]}" for name in ("device", "torch", "triton"))
     before = [] if out is None else read_json(Path(out))
-    rows, found = before, list[Found]()
+    rows, measured = before, list[Found]()
     try:
         for each in tuned(setting, known={(row["table"], row["shape"]) for row in before}):
-            found.append(each)
+            measured.append(each)
             print(each, flush=True)
-            rows = as_rows(found, before)
+            rows = as_rows(measured, before)
             if out is not None:
                 # at once, so that an interrupted call has results
                 write(out, as_json(rows))

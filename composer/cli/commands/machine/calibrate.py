@@ -39,14 +39,14 @@ def calibrate(
     # check that the result can be stored before spending a minute
     devices()
     make_folder(path.parent)
-    found = measure(kind)
+    device = measure(kind)
     name = name or _name(kind)
-    write(str(path), calibrated_text(name, found))
-    print(f"{name}, {found.source}")
-    print(f"  fp32 products  {count_text(found.fp32)}FLOP/s")
-    print(f"  bf16 products  {count_text(found.bf16)}FLOP/s")
-    print(f"  copies         {count_text(found.bandwidth)}B/s, read and written")
-    print(f"  an operation   {seconds_text(found.overhead)} at least")
+    write(str(path), calibrated_text(name, device))
+    print(f"{name}, {device.source}")
+    print(f"  fp32 products  {count_text(device.fp32)}FLOP/s")
+    print(f"  bf16 products  {count_text(device.bf16)}FLOP/s")
+    print(f"  copies         {count_text(device.bandwidth)}B/s, read and written")
+    print(f"  an operation   {seconds_text(device.overhead)} at least")
     print(f"stored in {path}")
 
 

@@ -16,9 +16,9 @@ def doctor() -> None:
     """
     from composer.bench.doctor import compiler, devices, kernels, versions
 
-    found = [*versions(), *devices(), compiler(), *kernels()]
-    width = max(len(each.name) for each in found)
-    for each in found:
+    findings = [*versions(), *devices(), compiler(), *kernels()]
+    width = max(len(each.name) for each in findings)
+    for each in findings:
         print(f"{each.name:<{width}}  {each.text}")
-    if any(each.wrong for each in found):
+    if any(each.wrong for each in findings):
         raise typer.Exit(1)

@@ -75,19 +75,19 @@ def inspect(
     from composer.cli.terminal.passes import passes
     from composer.inspect.inspect import as_json, inspect, subject_of
 
-    found = []
+    inspected = []
     with passes() as tell:
         for run in runs:
             subject, path = subject_of(run, checkpoint.value, tokens, data)
-            found.append(inspect(subject, path, measures, tell))
+            inspected.append(inspect(subject, path, measures, tell))
     if json:
         from json import dumps
 
-        print(dumps(as_json(found, measures), indent=2))
+        print(dumps(as_json(inspected, measures), indent=2))
     if out is not None or not json:
         from composer.cli.terminal.files import write
         from composer.inspect.page import page
 
-        write(out or _PAGE, page(found, measures))
+        write(out or _PAGE, page(inspected, measures))
         if not json:
             print(f"written to {out or _PAGE}")

@@ -58,7 +58,7 @@ def lm_eval(
             f"composer lm-eval needs the package lm_eval, which cannot be imported ({error}); "
             "install it with: pip install 'attention-composer[lm-eval]'"
         ) from None
-    found = run_tasks(
+    results = run_tasks(
         run,
         names,
         checkpoint=checkpoint.value,
@@ -70,8 +70,8 @@ def lm_eval(
     if json:
         from json import dumps
 
-        print(dumps(found["results"], indent=2, default=str))
+        print(dumps(results["results"], indent=2, default=str))
         return
     from lm_eval.utils import make_table
 
-    print(make_table(found))
+    print(make_table(results))

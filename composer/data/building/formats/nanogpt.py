@@ -23,11 +23,11 @@ def _header(start: bytes) -> tuple[int, int, int] | None:
 
 
 def _documents(unit: Unit, options: Options) -> Iterator[Document]:
-    found = _header(head(Path(unit.path)))
-    if found is None:
+    header = _header(head(Path(unit.path)))
+    if header is None:
         yield from documents(mapped(unit.path, np.dtype(options.dtype or "u2").newbyteorder("<")), options)
         return
-    magic, version, count = found
+    magic, version, count = header
     if version not in (1, 7):
         raise DataError(f"{unit.path}: expected version 1 or 7 of llm.c's tokens, got {version}")
     yield from documents(mapped(unit.path, np.dtype(_MAGICS[magic]), _HEADER, count), options)
