@@ -10,8 +10,9 @@ import blocks.wiring
 from blocks.base.config import BlockConfig
 from blocks.base.discover import discover, find_named, offered
 from blocks.base.wiring import WiringConfig, kind_of
+from blocks.options import Options
 
-Wiring = dict[str, dict[str, type[WiringConfig]]]
+Wiring = dict[str, Options]
 
 
 @cache
@@ -28,39 +29,32 @@ def block_type(name: str) -> type[BlockConfig] | None:
 
 @cache
 def wiring_options() -> Wiring:
-    """Map each wiring key to the classes of its values by name, the default first.
+    """Map each wiring key to its values.
 
     Raises:
         ValueError: see `add_options`.
     """
-    options: Wiring = {}
-    add_options(options, offered(blocks.wiring, WiringConfig, "composer.wiring", nested=True))
-    return options
+    found: Wiring = {}
+    add_options(found, offered(blocks.wiring, WiringConfig, "composer.wiring"))
+    return found
 
 
-def add_options(wiring: Wiring, options: Iterable[tuple[type[WiringConfig], str]]) -> None:
-    """Add options, each with its origin, under their keys and names, the default of a key first.
+def add_options(found: Wiring, options: Iterable[tuple[type[WiringConfig], str]]) -> None:
+    """Add options, each with its origin, under their keys; the class that declares a key adds the key.
 
     Raises:
         ValueError: an option's key or name is taken, an option with fields has none of its own name, or a
             key has no default.
     """
     for option, origin in options:
-        if not option.name:  # the base class of a key's values
+        if not option.key:  # a base class of values of several keys
             continue
-        kind = kind_of(option)
-        known = wiring.setdefault(kind.key, {})
-        if (taken := next((kind_of(each) for each in known.values()), kind)) is not kind:
-            raise ValueError(f"{origin}: the key {kind.key!r} is already taken by {taken.__module__}")
-        if option.model_fields and option.name not in option.model_fields:
-            raise ValueError(f"{origin}: {option.__name__} has fields, but none called {option.name!r}")
-        if (other := known.setdefault(option.name, option)) is not option:
-            raise ValueError(f"{origin}: {kind.key}: {option.name} is already taken by {other.__module__}")
-    for key, known in wiring.items():
-        kind = kind_of(next(iter(known.values())))
-        if kind.default not in known:
-            raise ValueError(f"{kind.__module__}: no option is called {kind.default!r}")
-        wiring[key] = {name: known[name] for name in sorted(known, key=lambda n: (n != kind.default, n))}
+        known = found.setdefault(option.key, Options(kind_of(option)))
+        if option.name:
+            known.add(option, origin)
+    for known in found.values():
+        if known.kind.default not in known:
+            raise ValueError(f"{known.kind.__module__}: no option is called {known.kind.default!r}")
 
 
 def all_wiring() -> list[type[WiringConfig]]:

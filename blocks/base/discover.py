@@ -14,21 +14,20 @@ from blocks.base.entry_points import entry_points
 C = TypeVar("C", bound=Config)
 
 
-def offered(
-    package: ModuleType, base: type[C], group: str, *, nested: bool = False
-) -> Iterator[tuple[type[C], str]]:
+def offered(package: ModuleType, base: type[C], group: str) -> Iterator[tuple[type[C], str]]:
     """Yield each config class of a package and of installed distributions, with its origin.
 
     Args:
         package: its modules define or export subclasses of `base`.
         base: the base class.
         group: the entry point group for other distributions.
-        nested: whether to search packages in `package` that define a subclass in their `__init__`.
 
     Raises:
         ValueError: an entry point is not a subclass of `base`.
     """
-    yield from _in_modules(package, base, nested)
+    for name in sorted(module_names(package)):
+        module = importlib.import_module(f"{package.__name__}.{name}")
+        yield from ((value, module.__name__) for value in configs_of(module, base))
     for point in entry_points(group):
         value = point.load()
         if not (isinstance(value, type) and issubclass(value, base)):
@@ -36,16 +35,13 @@ def offered(
         yield value, point.value
 
 
-def _in_modules(package: ModuleType, base: type[C], nested: bool) -> Iterator[tuple[type[C], str]]:
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        configs = _configs(module, base)
-        yield from ((value, module.__name__) for value in configs)
-        if nested and info.ispkg and any(value.__module__ == module.__name__ for value in configs):
-            yield from _in_modules(module, base, nested)
+def module_names(package: ModuleType) -> set[str]:
+    """Return the names of the modules in a package; a module that is no package has none."""
+    return {info.name for info in pkgutil.iter_modules(getattr(package, "__path__", ()))}
 
 
-def _configs(module: ModuleType, base: type[C]) -> list[type[C]]:
+def configs_of(module: ModuleType, base: type[C]) -> list[type[C]]:
+    """Return the subclasses of `base` that a module defines or imports."""
     values = vars(module).values()
     return [v for v in values if isinstance(v, type) and issubclass(v, base) and v is not base]
 
@@ -55,10 +51,10 @@ def find_named(package: ModuleType, base: type[C], tag: str, name: str) -> type[
 
     No other module is imported. `tag` is the field that holds the name.
     """
-    if name not in {info.name for info in pkgutil.iter_modules(package.__path__)}:
+    if name not in module_names(package):
         return None
     module = importlib.import_module(f"{package.__name__}.{name}")
-    return next((each for each in _configs(module, base) if each.model_fields[tag].default == name), None)
+    return next((each for each in configs_of(module, base) if each.model_fields[tag].default == name), None)
 
 
 def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[str, type[C]]:

@@ -186,12 +186,6 @@ def kind_of(option: type[WiringConfig]) -> type[WiringConfig]:
     return next(each for each in reversed(option.__mro__) if getattr(each, "key", ""))
 
 
-def default_of(options: Mapping[str, type[WiringConfig]]) -> WiringConfig:
-    """Return the default option of a key, given its values by name."""
-    kind = kind_of(next(iter(options.values())))
-    return options[kind.default].model_construct()
-
-
 def selected(options: Mapping[str, type[WiringConfig]], value: Any) -> str | None:
     """Return the name of the option that a plain value selects, or None.
 
@@ -203,7 +197,8 @@ def selected(options: Mapping[str, type[WiringConfig]], value: Any) -> str | Non
         case str():
             return value if value in options else None
         case Mapping():
-            named = [name for name in options if name in value and name in options[name].model_fields]
+            named = [name for name in value if name in options and name in options[name].model_fields]
+            named.sort(key=lambda name: (name != options[name].default, name))
             return max(
                 named, key=lambda name: len(value.keys() & options[name].model_fields.keys()), default=None
             )

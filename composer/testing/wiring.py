@@ -84,10 +84,10 @@ def examples(option: type[WiringConfig]) -> dict[str, Example]:
 
 def models_with(key: str) -> dict[str, Plain]:
     """Map a name to a model with each example of each option of a key, the refused ones left out."""
-    options = wiring_options()[key].values()
-    owners = kind_of(next(iter(options))).owner
+    options = wiring_options()[key]
+    owners = options.kind.owner
     owner = next(each for each in _OWNERS if each in owners)
-    values = [value for option in options for value in option_values(option)]
+    values = [value for option in options.values() for value in option_values(option)]
     found = {f"{key} {_told(value)}": completed(with_option(owner, key, value)) for value in values}
     return {name: plain for name, plain in found.items() if stands(plain)}
 

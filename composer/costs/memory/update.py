@@ -42,8 +42,7 @@ def optimizer_of(train: Train | None) -> OptimizerChoice:
     """Return the optimizer of a `train` section, or the default one."""
     if train is not None:
         return train.option(OptimizerChoice)
-    options = wiring_options()[OptimizerChoice.key]
-    default = options[OptimizerChoice.default].model_construct()
+    default = wiring_options()[OptimizerChoice.key].default
     assert isinstance(default, OptimizerChoice)
     return default
 

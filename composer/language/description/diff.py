@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from blocks.base.wiring import default_of
 from blocks.find import wiring_options
 from composer.language.description.align import Entry, Match, align_entries, align_stages, alike, block_pairs
 from composer.language.description.format_spec import (
@@ -267,13 +266,13 @@ def _changed_options(
 
 def _written_options(config: Wired, without: Collection[str]) -> dict[str, Any]:
     """Dump all options but those in `without`; what an entry does not give is as in its stage."""
-    options = config.model_dump(exclude={*without})
-    for key in inherited_keys(type(config)) & options.keys():
-        if options[key] is None and isinstance(config, Stage):
-            options[key] = default_of(wiring_options()[key]).plain()
-        elif options[key] is None:
-            options[key] = "as in the stage"
-    return options
+    found = config.model_dump(exclude={*without})
+    for key in inherited_keys(type(config)) & found.keys():
+        if found[key] is None and isinstance(config, Stage):
+            found[key] = wiring_options()[key].default.plain()
+        elif found[key] is None:
+            found[key] = "as in the stage"
+    return found
 
 
 def _mix(entry: Entry) -> str:

@@ -12,7 +12,7 @@ from typing import TypeAlias, get_args
 
 from blocks.base.config import BlockConfig
 from blocks.base.sublayer import INPUT, SublayerPlace, View
-from blocks.base.wiring import Site, WiringConfig, acts_on_stage, default_of
+from blocks.base.wiring import Site, WiringConfig, acts_on_stage
 from blocks.find import wiring_options
 from blocks.wiring.combine.config import Combine
 from composer.language.schema.recur import Recur
@@ -99,15 +99,15 @@ def _shortest(model: Model, stage: Stage) -> Stage:
     for key in shared_keys() & around.keys():
         if options and not acts_on_stage(around[key]):
             # of equally many the default, else the first
-            counts = Counter(each[key] for each in options)
-            default = default_of(wiring_options()[key])
-            around[key] = max(counts, key=lambda option: (counts[option], option == default))
+            found = Counter(each[key] for each in options)
+            default = wiring_options()[key].default
+            around[key] = max(found, key=lambda option: (found[option], option == default))
     rest = iter(options)
     step = tuple(
         _shortest(model, entry) if isinstance(entry, Stage) else _own(entry, next(rest), around)
         for entry in stage.step
     )
-    taken = {key: default_of(wiring_options()[key]) for key in inherited_keys(Stage)} | spanning(model)
+    taken = {key: wiring_options()[key].default for key in inherited_keys(Stage)} | spanning(model)
     own = {key: _unless(around[key], option) for key, option in taken.items()}
     return stage.model_copy(update={"step": step, **own})
 

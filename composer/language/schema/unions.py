@@ -10,7 +10,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from blocks.base.config import Config
-from blocks.base.wiring import WiringConfig, kind_of, selected
+from blocks.base.wiring import WiringConfig, selected
 from blocks.find import wiring_options
 from composer.settings.errors import listed
 
@@ -37,27 +37,40 @@ class DiscoveredUnion(Generic[T]):
             find_one: returns the config of a tag, or None.
         """
         self.tag, self.find, self.find_one = tag, find, find_one
+        self._discriminator: str | Callable[[Any], str | None] = tag
         self._validator: SchemaValidator | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._validate)
 
     def _validate(self, value: Any) -> Any:
-        if isinstance(value, Mapping) and (config := self.select(value)):
+        if config := self.select(value):
             with suppress(ValidationError):
-                return config.model_validate(value)
+                return config.model_validate(self._fields(value))
         if self._validator is None:
-            choices: dict[Any, CoreSchema] = {name: _deferred(each) for name, each in self.find().items()}
-            self._validator = SchemaValidator(core_schema.tagged_union_schema(choices, self.tag))
+            choices: dict[Any, CoreSchema] = {
+                name: self._deferred(each) for name, each in self.find().items()
+            }
+            self._validator = SchemaValidator(core_schema.tagged_union_schema(choices, self._discriminator))
         return self._validator.validate_python(value)
+
+    def _deferred(self, config: type[Config]) -> CoreSchema:
+        """Return a schema that builds a config's validator when a value is first validated against it."""
+        return core_schema.no_info_plain_validator_function(
+            lambda value: config.model_validate(self._fields(value))
+        )
+
+    def _fields(self, value: Any) -> Any:
+        """Return what the config is validated from."""
+        return value
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         choices: dict[Any, CoreSchema] = {name: _schema(config) for name, config in self.find().items()}
         return handler(core_schema.tagged_union_schema(choices, self.tag))
 
-    def select(self, plain: Mapping[str, Any]) -> type[Config] | None:
-        """Return the config that a mapping is validated against, if it says so."""
-        tag = plain.get(self.tag)
+    def select(self, plain: Any) -> type[Config] | None:
+        """Return the config that a plain value is validated against, if it says so."""
+        tag = plain.get(self.tag) if isinstance(plain, Mapping) else None
         return self.find_one(tag) if isinstance(tag, str) else None
 
     def describe(self) -> str:
@@ -72,17 +85,16 @@ class WiringUnion(DiscoveredUnion[WiringConfig]):
         """With `optional`, null takes the option of what is around it."""
         self.options, self.optional = wiring_options()[key], optional
         super().__init__(key, lambda: self.options, self.options.get)
-        self.kind = kind_of(next(iter(self.options.values())))
+        self.kind = self.options.kind
+        self._discriminator = lambda value: selected(self.options, value)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices: dict[Any, CoreSchema] = {
-            name: _deferred(option, _fields) for name, option in self.options.items()
-        }
         written = core_schema.plain_serializer_function_ser_schema(_written, info_arg=True)
-        union = core_schema.tagged_union_schema(
-            choices, lambda value: selected(self.options, value), serialization=written
-        )
+        union = core_schema.no_info_plain_validator_function(self._validate, serialization=written)
         return core_schema.nullable_schema(union) if self.optional else union
+
+    def _fields(self, value: Any) -> Any:
+        return _fields(value)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         # the handler describes what is inside a schema once, under its name, not the schema itself
@@ -98,23 +110,15 @@ class WiringUnion(DiscoveredUnion[WiringConfig]):
         """Return the names that are values by themselves: of options that need no fields."""
         return [name for name, option in self.options.items() if not _required(option)]
 
-    def select(self, plain: Mapping[str, Any]) -> type[Config] | None:
-        """Return the option that a mapping selects, if it does."""
+    def select(self, plain: Any) -> type[Config] | None:
+        """Return the option that a plain value selects, if it does."""
         name = selected(self.options, plain)
-        return None if name is None else self.options[name]
+        return None if name is None else self.options.get(name)
 
     def describe(self) -> str:
         """Say what is expected."""
         mappings = [f"{{{name}: ..}}" for name, option in self.options.items() if option.model_fields]
         return listed([*self.bare(), *mappings])
-
-
-def _deferred(config: type[Config], read: Callable[[Any], Any] = lambda value: value) -> CoreSchema:
-    """Return a schema that builds the validator of a config when a value is first validated against it.
-
-    A spec uses few of all configs. `read` makes the mapping that is validated from the value.
-    """
-    return core_schema.no_info_plain_validator_function(lambda value: config.model_validate(read(value)))
 
 
 def _schema(config: type[Config]) -> CoreSchema:

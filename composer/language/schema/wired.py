@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 
 from blocks.base.config import Config
 from blocks.base.invalid import INVALID, Unknown
-from blocks.base.wiring import Owner, WiringConfig, default_of, inherits, kind_of
+from blocks.base.wiring import Owner, WiringConfig, inherits
 from blocks.find import wiring_options
 from composer.language.schema.unions import WiringUnion
 
@@ -61,11 +61,11 @@ def wired(owner: Owner) -> Callable[[type[W]], type[W]]:
     def decorate(config: type[W]) -> type[W]:
         fields: dict[str, Any] = {}
         for key, options in wiring_options().items():
-            kind = kind_of(next(iter(options.values())))
+            kind = options.kind
             if owner in kind.owner and inherits(kind, owner):
                 fields[key] = Annotated[WiringConfig | None, WiringUnion(key, optional=True)], None
             elif owner in kind.owner:
-                fields[key] = Annotated[WiringConfig, WiringUnion(key)], default_of(options)
+                fields[key] = Annotated[WiringConfig, WiringUnion(key)], options.default
         name = config.__name__.lstrip("_")
         return create_model(
             name, __base__=config, __module__=config.__module__, __doc__=config.__doc__, **fields
