@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
@@ -59,8 +58,7 @@ def _forget_class_vars(config: type[Config]) -> None:
 _forget_class_vars(Config)
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """A semantic error of a config.
 
     Attributes:

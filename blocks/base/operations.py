@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Literal, NamedTuple, Self
 
 from blocks.base.sublayer import SublayerPlace, View
@@ -103,7 +102,7 @@ class Operations:
         for full, weight in zip(names, weights, strict=True):
             assert full not in self.graph.weights, f"two weights are called {full}"
             writes = weight.writes_residual and self.writes_residual
-            self.graph.weights[full] = replace(weight, block=self.block, writes_residual=writes)
+            self.graph.weights[full] = weight._replace(block=self.block, writes_residual=writes)
         return names
 
     def _put(

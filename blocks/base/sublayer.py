@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from blocks.ir.numbers import largest
 
@@ -16,8 +15,7 @@ View: TypeAlias = Literal["input", "q", "k", "v"]
 INPUT: frozenset[View] = frozenset({"input"})
 
 
-@dataclass(frozen=True)
-class SublayerPlace:
+class SublayerPlace(NamedTuple):
     """The place of a sublayer in a step; nested stages are not counted.
 
     Attributes:

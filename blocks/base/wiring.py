@@ -8,8 +8,7 @@ class that declares the key; each *value* is a subclass of it, in a module of it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from blocks.base.config import Config, Problem
 from blocks.base.sublayer import SublayerPlace, View
@@ -25,8 +24,7 @@ Run: TypeAlias = "Callable[[Value], Value]"
 """The function that an option wraps, from one value of the residual stream [width] to the next."""
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """The place where an option is used, for its checks and its summary.
 
     Attributes:
@@ -47,9 +45,9 @@ class Site:
     width: int
     steps: int = 1
     tied: bool = False
-    wiring: Mapping[str, WiringConfig] = field(default_factory=dict)
+    wiring: Mapping[str, WiringConfig] = {}
     entries: Sequence[Mapping[str, WiringConfig]] = ()
-    model: Mapping[str, WiringConfig] = field(default_factory=dict)
+    model: Mapping[str, WiringConfig] = {}
     last_stage: Site | None = None
     stages: Sequence[Site] = ()
     is_last: bool = False

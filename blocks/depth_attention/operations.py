@@ -29,7 +29,6 @@ def unfit(operation: WriteKV | Attend, target: Target) -> str:
     return off_triton(target) or (f"heads are larger than {_LARGEST}" if larger else "")
 
 
-@dataclass(frozen=True)
 class WriteKV(WriteSlot):
     """Write this step's keys and values into their slot: (k, v, token, slots) -> token."""
 

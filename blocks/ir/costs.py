@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import prod
 from typing import ClassVar, Literal, NamedTuple
 
@@ -13,8 +12,7 @@ from blocks.ir.steps import OneStep
 from blocks.ir.tensor_type import Element
 
 
-@dataclass(frozen=True, slots=True)
-class CostContext:
+class CostContext(NamedTuple):
     """The sizes and settings at which a cost is evaluated.
 
     Attributes:
@@ -33,7 +31,7 @@ class CostContext:
     """
 
     context: int
-    trips: Mapping[str, int | OneStep] = field(default_factory=dict)
+    trips: Mapping[str, int | OneStep] = {}
     stream_bytes: int = 4
     compute_bytes: int = 4
     weight_bytes: int = 4

@@ -24,8 +24,7 @@ class Value(NamedTuple):
     output: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Init:
+class Init(NamedTuple):
     """The initial values of a weight.
 
     Attributes:
@@ -45,8 +44,7 @@ class Init:
 ZEROS = Init("constant", 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(NamedTuple):
     """A parameter, or with `trained=False` a buffer.
 
     Attributes:

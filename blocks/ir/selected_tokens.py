@@ -10,7 +10,7 @@ and memory is that of all tokens, the upper bound.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import Any, ClassVar
 
@@ -67,7 +67,7 @@ class OnSelectedTokens(CostWrapper):
     selection: SelectsTokens
 
     def _at(self, at: CostContext, share: float) -> CostContext:
-        return replace(at, context=round(share * at.context), sequence=at.context)
+        return at._replace(context=round(share * at.context), sequence=at.context)
 
     def flops(self, at: CostContext) -> float:
         """Return the FLOPs of the expected share of tokens."""

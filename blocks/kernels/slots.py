@@ -120,7 +120,6 @@ class WriteSlot(SlotWrite):
         return WorkspaceBytes(0, backward, backward)
 
 
-@dataclass(frozen=True)
 class WriteExtraSlot(WriteSlot):
     """Write additional keys and values of the same step: (k, v, token, slots) -> token."""
 

@@ -10,9 +10,9 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from types import ModuleType
+from typing import NamedTuple
 
 import composer.cli.commands
 from blocks.base.docstrings import docstring
@@ -24,8 +24,7 @@ PANELS = ("Specs", "Costs", "Models and kernels", "Training", "Search")
 """The panels of `composer --help`, in order; panels that only other packages name follow."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command, as its module declares it.
 
     The module may name the panel of `composer --help` that lists the command (`PANEL`) and a command line

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from composer.measures.limits import Number, Size, TimeLimits
 
@@ -24,8 +23,7 @@ _AT: Mapping[At, str] = {
 _CAPS: Mapping[Unit, Any] = {"count": Number, "bytes": Size, "seconds": TimeLimits}
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A number that is known of a spec before it is trained; it can be capped and be an objective.
 
     Attributes:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from blocks.base.builder import Builder
 from blocks.base.wiring import WiringConfig
 from blocks.ir.operation import Value
 
 
-@dataclass(frozen=True)
-class ModelEnd:
+class ModelEnd(NamedTuple):
     """The inputs of a loss.
 
     Attributes:
@@ -39,8 +37,7 @@ class ModelEnd:
     handed: Sequence[Value] = ()
 
 
-@dataclass(frozen=True)
-class Lowered:
+class Lowered(NamedTuple):
     """The outputs of a model with its loss.
 
     Attributes:
@@ -52,7 +49,7 @@ class Lowered:
 
     logits: Value
     loss: Value
-    reported: Mapping[str, Value] = field(default_factory=dict)
+    reported: Mapping[str, Value] = {}
     handed: Sequence[Value] = ()
 
 

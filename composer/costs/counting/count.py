@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from blocks.ir.cost_wrapper import unwrap
 from blocks.ir.costs import CostContext
@@ -48,8 +48,7 @@ class Share:
     backward: float = 0
 
 
-@dataclass(frozen=True)
-class Flops:
+class Flops(NamedTuple):
     """FLOPs of matrix products."""
 
     forward: int
@@ -124,7 +123,9 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    return asdict(value) if isinstance(value, Flops | Row | Share | StepRange) else value
+    if isinstance(value, Flops | StepRange):
+        return value._asdict()
+    return asdict(value) if isinstance(value, Row | Share) else value
 
 
 def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_mask: bool = False) -> Costs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from composer.costs.base.budget import Budget
 from composer.costs.base.units import amount, count_text
@@ -15,8 +15,7 @@ from composer.measures.registry import MEASURES
 from composer.settings.errors import Fault, SpecError
 
 
-@dataclass(frozen=True)
-class Excess:
+class Excess(NamedTuple):
     """A cap that a spec exceeds: its hard limit, or only its soft limit.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from blocks.ir.cost_wrapper import unwrap
@@ -48,8 +47,7 @@ class Needs(NamedTuple):
     workspace: WorkspaceBytes
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One operation of a body. All sizes are bytes of the micro-batch.
 
     Attributes:
@@ -118,7 +116,7 @@ def needs(
     operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext, again: bool
 ) -> Needs:
     """Return the bytes that an operation, which may run again, saves and needs at a place."""
-    at = replace(at, recomputed=True) if again else at
+    at = at._replace(recomputed=True) if again else at
     saved = operation.saved(at) or SavedTensors()
     once = saved.once
     workspace = operation.workspace(at, flow)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from blocks.base.fields import parse_quantity
 from composer.settings.errors import Fault, close, listed, shown
@@ -21,8 +20,7 @@ _FORMS = {
 }
 
 
-@dataclass(frozen=True)
-class Knob:
+class Knob(NamedTuple):
     """One knob of a space.
 
     `name` is the path of the value, stable per branch: `blocks.expert.experts`, `let.w`, and behind a named
@@ -54,8 +52,7 @@ class Knob:
         return whole and self.low <= value <= self.high
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A choice as written: its knob and, for a categorical one, the tree that each answer stands for."""
 
     knob: Knob

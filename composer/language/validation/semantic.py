@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from blocks.base.config import BlockConfig, Config, Problem
 from blocks.base.invalid import Unknown, independent
@@ -41,8 +40,7 @@ _COMBINATIONS = 1024
 _HINTS = 20
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """The sections of a spec; of those that are not valid, what is valid in them."""
 
     model: Model

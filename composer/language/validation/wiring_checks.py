@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -34,9 +33,9 @@ def wiring_problems(
     options = _valid({key: option for key, option in model.wiring().items() if key not in shared_keys()})
     around = Site(model.width, wiring=options, model=options)
     if last is not None and _readable(last):
-        around = replace(around, last_stage=_site(model, last, blocks, is_last=True))
+        around = around._replace(last_stage=_site(model, last, blocks, is_last=True))
     found = [_site(model, each, blocks, each is last) for each in _all_readable(stages)]
-    around = replace(around, stages=found)
+    around = around._replace(stages=found)
     yield from _checked(options, around, partial(_below, ("model",)))
     left: list[tuple[Stage, Path]] = [(stage, ("stages", i)) for i, stage in enumerate(stages)]
     for stage, path in left:
@@ -75,7 +74,7 @@ def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Itera
             if isinstance(entry, Stage):
                 yield here, _unskippable(entry.at, _valid(entry.wiring()))
         if isinstance(entry, BlockUse | Parallel):
-            beside = replace(around, wiring=_valid(entry_options(around.wiring, entry)))
+            beside = around._replace(wiring=_valid(entry_options(around.wiring, entry)))
             own = _valid(entry.wiring())
             yield from _checked(own, beside, partial(_below, here))
             for key, option in own.items():
@@ -219,8 +218,7 @@ def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Itera
 def _site(model: Model, stage: Stage, blocks: Mapping[str, BlockConfig], is_last: bool) -> Site:
     found = site(model, stage)
     entries = tuple(map(_valid, found.entries))
-    return replace(
-        found,
+    return found._replace(
         wiring=_valid(found.wiring),
         entries=entries,
         model=_valid(found.model),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -56,7 +55,7 @@ class ConsistencyLoss(LastStep):
     def lower(self, build: Builder, end: ModelEnd) -> Lowered:
         """Hand the normed states to the second pass."""
         normed, made = self._ended(build, end)
-        return replace(made, reported={"long_loss": made.loss}, handed=[normed])
+        return made._replace(reported={"long_loss": made.loss}, handed=[normed])
 
     def lower_second(self, build: Builder, end: ModelEnd) -> Lowered:
         """Add the weighted losses of the second pass."""
@@ -72,4 +71,4 @@ class ConsistencyLoss(LastStep):
     def _ended(self, build: Builder, end: ModelEnd) -> tuple[Value, Lowered]:
         """Add the end of a pass; also return the normed states."""
         normed = end.norm(end.state)
-        return normed, super().lower(build, replace(end, state=normed, norm=lambda state: state))
+        return normed, super().lower(build, end._replace(state=normed, norm=lambda state: state))

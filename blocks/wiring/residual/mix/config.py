@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
@@ -180,7 +179,7 @@ class MixedResidual(Residual):
 
     def _state(self, place: SublayerPlace) -> list[_Apart]:
         """Return the view `residual` where the state after a sublayer is a value, or the next reads it."""
-        goes_on = place.number + 1 < place.of and not self._has_mix(replace(place, number=place.number + 1))
+        goes_on = place.number + 1 < place.of and not self._has_mix(place._replace(number=place.number + 1))
         return ["residual"] if goes_on or self.of == "states" else []
 
     def _read(self, build: Builder, mixes: Mixes, run: Run) -> tuple[Value, Value]:
