@@ -1,6 +1,6 @@
 """Docstrings from source code: of fields, which Python discards, and of everything under `python -OO`.
 
-Parsing takes milliseconds per file, so it happens only when a schema or a help text is printed.
+Parsing takes milliseconds per file, so it happens only for a schema, and for help texts under `python -OO`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Any
 
 def docstring(documented: type | Callable[..., Any]) -> str:
     """Return the docstring of a class or function at the top of a module, also under `python -OO`."""
-    docs, name = _own_docs(documented.__module__), documented.__qualname__
-    # classes that are completed at run time have a leading underscore in the source
-    return inspect.cleandoc(documented.__doc__ or docs.get(name) or docs.get(f"_{name}", ""))
+    text = documented.__doc__ or _own_docs(documented.__module__).get(documented.__qualname__, "")
+    return inspect.cleandoc(text)
 
 
 def field_docs(config: type) -> dict[str, str]:

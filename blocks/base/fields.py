@@ -7,12 +7,13 @@ result must be a whole number.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from math import floor
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic import Field, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
-from pydantic_core.core_schema import no_info_after_validator_function
+from pydantic_core.core_schema import no_info_after_validator_function, no_info_before_validator_function
 
 _POWERS = {"": 1, **{unit: 1000**n for n, unit in enumerate("kMGT", start=1)}}
 _POWERS |= {f"{unit}i": 1024**n for n, unit in enumerate("KMGT", start=1)}
@@ -65,10 +66,23 @@ def _quantity_schema(pattern: str, minimum: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [whole, {"type": "string", "pattern": pattern}]})
 
 
-UNITS = (BeforeValidator(_count), BeforeValidator(_bytes))
-"""The validators that parse units; whole numbers pass unchanged."""
+class _Units:
+    """Parses units before a number is validated; whole numbers pass unchanged.
 
-Count = Annotated[int, Field(gt=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
+    pydantic inspects the signature of a `BeforeValidator` for each of the many fields that have it.
+    """
+
+    def __init__(self, parse: Callable[[Any], Any]) -> None:
+        self._parse = parse
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(self._parse, handler(source))
+
+
+_COUNT, _BYTES = UNITS = (_Units(_count), _Units(_bytes))
+"""What parses counts, and sizes in bytes."""
+
+Count = Annotated[int, Field(gt=0, le=LARGEST), _COUNT, _quantity_schema(COUNT_PATTERN, 1)]
 """A whole number above 0, units allowed."""
 
 
@@ -155,10 +169,10 @@ Width = Annotated[Count, Aligned()]
 Square = Annotated[Count, Squares()]
 """A count that is a square, units allowed."""
 
-Natural = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 0)]
+Natural = Annotated[int, Field(ge=0, le=LARGEST), _COUNT, _quantity_schema(COUNT_PATTERN, 0)]
 """A whole number, 0 allowed, units allowed."""
 
-Bytes = Annotated[int, Field(gt=0, le=LARGEST), BeforeValidator(_bytes), _quantity_schema(BYTES_PATTERN, 1)]
+Bytes = Annotated[int, Field(gt=0, le=LARGEST), _BYTES, _quantity_schema(BYTES_PATTERN, 1)]
 """A number of bytes, units allowed."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

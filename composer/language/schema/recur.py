@@ -10,11 +10,10 @@ from pydantic import AfterValidator, Discriminator, Tag
 from blocks.base.fields import Count
 from blocks.wiring.train import TrainedSteps
 from blocks.wiring.train.fixed import FixedSteps
-from composer.language.schema.wired import Wired, wired
+from composer.language.schema.wired import Wired
 
 
-@wired("recur")
-class Recur(Wired):
+class Recur(Wired, owner="recur"):
     """The number of steps of a stage whose training runs other numbers than evaluation."""
 
     steps: Count

@@ -32,7 +32,7 @@ from composer.language.schema.caps import Caps
 from composer.language.schema.provenance import Provenance
 from composer.language.schema.recur import Recur, Steps
 from composer.language.schema.unions import DiscoveredUnion
-from composer.language.schema.wired import Wired, wired
+from composer.language.schema.wired import Wired
 from composer.settings.errors import Fault
 from composer.settings.tree import fault_at, join
 from composer.settings.types import Description, Many
@@ -41,8 +41,7 @@ _BLOCKS: DiscoveredUnion[BlockConfig] = DiscoveredUnion("type", block_types, blo
 _TASKS: DiscoveredUnion[DataConfig] = DiscoveredUnion("task", data_tasks, data_task)
 
 
-@wired("model")
-class Model(Wired):
+class Model(Wired, owner="model"):
     """Settings shared by all stages."""
 
     width: Width
@@ -116,8 +115,7 @@ Entry: TypeAlias = Annotated[
 """One place in a step: a block, blocks in parallel, or a nested stage."""
 
 
-@wired("use")
-class BlockUse(Wired):
+class BlockUse(Wired, owner="use"):
     """A block with options of its own, the long form of its name in a step."""
 
     use: BlockName
@@ -126,8 +124,7 @@ class BlockUse(Wired):
     """The steps of the stage at which it runs. At others the state passes it unchanged."""
 
 
-@wired("parallel")
-class Parallel(Wired):
+class Parallel(Wired, owner="parallel"):
     """Blocks that read the same input, their outputs combined into one residual update."""
 
     parallel: Annotated[Many[BlockName], Field(min_length=2)]
@@ -136,8 +133,7 @@ class Parallel(Wired):
     """The steps of the stage at which they run. At others the state passes them unchanged."""
 
 
-@wired("stage")
-class _Stage(Wired):
+class Stage(Wired, owner="stage"):
     """Steps in order: `recur: N` shares one set of weights among them, `stack: N` gives each its own."""
 
     not_options: ClassVar[frozenset[str]] = frozenset({"recur", "stack"})
@@ -190,9 +186,6 @@ class _Stage(Wired):
         return self.tied and self.trips > 1
 
 
-# only the finished class has this name, which steps refer to
-Stage: TypeAlias = _Stage
-
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A share from 0 to 1."""
 
@@ -243,8 +236,7 @@ Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 """A decay rate from 0 up to, but not, 1."""
 
 
-@wired("train")
-class Train(Wired):
+class Train(Wired, owner="train"):
     """How the model is trained, under a warmup-stable-decay schedule."""
 
     model_config = ConfigDict(defer_build=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import GetJsonSchemaHandler, create_model
+from pydantic import GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from blocks.base.config import Config
@@ -15,15 +14,25 @@ from blocks.base.wiring import Owner, WiringConfig, inherits
 from blocks.find import wiring_options
 from composer.language.schema.unions import WiringUnion
 
-W = TypeVar("W", bound="Wired")
 K = TypeVar("K", bound=WiringConfig)
 
 
 class Wired(Config):
-    """A config with keys of wiring."""
+    """A config with keys of wiring: those that belong to its `owner`, after its own fields."""
 
     not_options: ClassVar[frozenset[str]] = frozenset()
     """Fields with a default that say what is there, not how it behaves."""
+
+    def __init_subclass__(cls, owner: Owner | None = None, **kwargs: Any) -> None:
+        """Declare the keys; pydantic makes fields of a class's annotations after this."""
+        super().__init_subclass__(**kwargs)
+        for key, options in wiring_options().items():
+            if owner is None or owner not in options.kind.owner:
+                continue
+            optional = inherits(options.kind, owner)
+            value = WiringConfig | None if optional else WiringConfig
+            cls.__annotations__[key] = Annotated[value, WiringUnion(key, optional=optional)]
+            setattr(cls, key, None if optional else options.default)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -53,25 +62,6 @@ class Wired(Config):
         """Return the options that are not at their defaults, as a spec writes them."""
         required = {name for name, field in type(self).model_fields.items() if field.is_required()}
         return self.model_dump(exclude_defaults=True, exclude=required | self.not_options)
-
-
-def wired(owner: Owner) -> Callable[[type[W]], type[W]]:
-    """Decorate a config so that it has the keys of wiring that belong to `owner`."""
-
-    def decorate(config: type[W]) -> type[W]:
-        fields: dict[str, Any] = {}
-        for key, options in wiring_options().items():
-            kind = options.kind
-            if owner in kind.owner and inherits(kind, owner):
-                fields[key] = Annotated[WiringConfig | None, WiringUnion(key, optional=True)], None
-            elif owner in kind.owner:
-                fields[key] = Annotated[WiringConfig, WiringUnion(key)], options.default
-        name = config.__name__.lstrip("_")
-        return create_model(
-            name, __base__=config, __module__=config.__module__, __doc__=config.__doc__, **fields
-        )
-
-    return decorate
 
 
 @cache
