@@ -29,8 +29,7 @@ class SublayerPlace(NamedTuple):
     views: frozenset[View] = INPUT
 
 
-@dataclass(frozen=True)
-class StageAround:
+class StageAround(NamedTuple):
     """One stage around a use of a block.
 
     Attributes:

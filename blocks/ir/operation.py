@@ -6,7 +6,7 @@ Operations are frozen dataclasses: passes rewrite a graph by replacing them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -109,10 +109,10 @@ class LoopIndex:
 
     def plus(self, count: StepCount) -> LoopIndex:
         """Return the index with one more count; counts of the same steps are merged."""
-        same = [each for each in self.counts if replace(each, stride=0) == replace(count, stride=0)]
+        same = [each for each in self.counts if each._replace(stride=0) == count._replace(stride=0)]
         others = tuple(each for each in self.counts if each not in same)
         stride = sum(each.stride for each in (*same, count))
-        added = (replace(count, stride=stride),) if stride else ()
+        added = (count._replace(stride=stride),) if stride else ()
         return LoopIndex(self.base, self.strides, (*others, *added))
 
     def from_step(self, loop: str, first: int, after: int, trips: int) -> LoopIndex:

@@ -44,8 +44,7 @@ class OneStep(NamedTuple):
     step: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepCount:
+class StepCount(NamedTuple):
     """A term of a loop index: `stride` times the number of `steps` before the current step of a loop.
 
     Attributes:

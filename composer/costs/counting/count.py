@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from blocks.ir.cost_wrapper import unwrap
 from blocks.ir.costs import CostContext
@@ -48,7 +48,8 @@ class Share:
     backward: float = 0
 
 
-class Flops(NamedTuple):
+@dataclass(frozen=True)
+class Flops:
     """FLOPs of matrix products."""
 
     forward: int
@@ -123,9 +124,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    if isinstance(value, Flops | StepRange):
-        return value._asdict()
-    return asdict(value) if isinstance(value, Row | Share) else value
+    return asdict(value) if isinstance(value, Flops | Row | Share | StepRange) else value
 
 
 def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_mask: bool = False) -> Costs:

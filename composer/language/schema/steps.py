@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, product
 from math import prod
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from blocks.ir.numbers import total as sum_of
 from blocks.wiring.train import Phase, TrainedSteps
@@ -32,7 +33,8 @@ _UNKNOWN = 1_000_000
 """Optimizer steps where there is no `train` section, for the numbers that can occur."""
 
 
-class StepRange(NamedTuple):
+@dataclass(frozen=True)
+class StepRange:
     """The numbers of steps of one stage in training: their expectation, the smallest and the largest.
 
     With a number for each sequence they are the largest of a micro-batch, which is what runs.
