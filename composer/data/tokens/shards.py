@@ -13,8 +13,6 @@ from composer.data.base.stream import IGNORED, Ints
 from composer.data.tokens.manifest import Manifest, Shard
 from composer.settings.errors import os_message
 
-DOCUMENT_BYTES = 16
-
 
 class MappedShard:
     """One shard: `tokens` [tokens], and `ends` and `scored_from` [documents], as places in `tokens`."""
