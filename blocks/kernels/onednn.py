@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 LEAST = 2**21
@@ -20,7 +21,7 @@ LEAST = 2**21
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x @ weight.T + bias by oneDNN where that is faster, otherwise by `F.linear`.
 
-    x: [..., fan_in], weight: [n, fan_in], bias: [n].
+    x: [..., rows, fan_in], weight: [n, fan_in], bias: [n].
     """
     if not _fits(x, weight):
         return F.linear(x, weight, bias)
@@ -44,14 +45,12 @@ def faster() -> bool:
 def _fits(x: Tensor, weight: Tensor) -> bool:
     if not (x.is_cpu and weight.is_cpu and x.dtype == weight.dtype == torch.float32):
         return False
+    # transforms such as vmap, derivatives in forward mode and fake tensors know `F.linear` alone
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
     if x.numel() * len(weight) < LEAST or torch.is_autocast_enabled("cpu") or not faster():
         return False
-    # fake tensors and transforms such as vmap know `F.linear` alone
-    return torch.compiler.is_compiling() or (
-        type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
-        and not torch._C._are_functorch_transforms_active()
-    )
+    return torch.compiler.is_compiling() or (type(x) is Tensor and type(weight) in (Tensor, nn.Parameter))
 
 
 class _Linear(torch.autograd.Function):
@@ -81,7 +80,8 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 
 @product.register_fake
 def _(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    return a.new_empty(len(a), len(b))
+    # `len` would make a size that varies a constant, and compile again for each
+    return a.new_empty(a.shape[0], b.shape[0])
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import FFN, SEQ, tree
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocks.kernels import onednn
@@ -47,6 +49,7 @@ def test_outputs_and_both_derivatives_equal_fp64(shape, outputs, always):
     assert always
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # of torch, at its first derivative forward
 def test_torch_does_what_it_cannot(always, monkeypatch):
     x, weight, bias = leaves(2, 8, 16, outputs=4)
     wide = [each.detach().double() for each in (x, weight, bias)]
@@ -55,9 +58,21 @@ def test_torch_does_what_it_cannot(always, monkeypatch):
         assert onednn.linear(x, weight, bias).dtype == torch.bfloat16
     mapped = torch.func.vmap(lambda row: onednn.linear(row, weight, bias))(x)
     torch.testing.assert_close(mapped, F.linear(x, weight, bias))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        assert forward_ad.unpack_dual(onednn.linear(dual, weight, bias)).tangent is not None
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     onednn.linear(x, weight, bias)
     assert not always
+
+
+def test_compiled_code_takes_other_sizes_and_gradients_by_transforms():
+    x, weight, bias = (each.detach() for each in leaves(2, 8, 16, outputs=4))
+    made = make_fx(onednn.product, tracing_mode="symbolic")(x.flatten(0, 1), weight, None)
+    rows = next(node for node in made.graph.nodes if node.op == "call_function").meta["val"].shape[0]
+    assert isinstance(rows, torch.SymInt)
+    slope = torch.func.grad(lambda w: onednn.linear(x, w, bias).square().sum())
+    torch.testing.assert_close(torch.compile(slope, backend="eager")(weight), slope(weight))
 
 
 def test_small_products_are_left_to_torch(always, monkeypatch):
@@ -77,7 +92,7 @@ def test_flops_are_counted():
 def test_the_operator_that_compiled_code_calls_is_one():
     given = leaves(6, 16, outputs=20)
     torch.library.opcheck(onednn.product, given)
-    torch.library.opcheck(onednn.product, (*given[:2], None))
+    torch.library.opcheck(onednn.product, (*given[:2], None), test_utils="test_faketensor")
 
 
 def test_a_model_trains_by_it(always):
