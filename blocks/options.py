@@ -37,13 +37,16 @@ class Options(Mapping[str, type[WiringConfig]]):
         Raises:
             ValueError: its key or its name is taken, or it has fields, but none of its own name.
         """
+        self._import(option.name)
+        self._put(option, origin)
+
+    def _put(self, option: type[WiringConfig], origin: str) -> None:
         if kind_of(option) is not self.kind:
             raise ValueError(
                 f"{origin}: the key {self.kind.key!r} is already taken by {self.kind.__module__}"
             )
         if option.model_fields and option.name not in option.model_fields:
             raise ValueError(f"{origin}: {option.__name__} has fields, but none called {option.name!r}")
-        self._import(option.name)
         if (other := self._known.setdefault(option.name, option)) is not option:
             raise ValueError(
                 f"{origin}: {self.kind.key}: {option.name} is already taken by {other.__module__}"
@@ -73,10 +76,11 @@ class Options(Mapping[str, type[WiringConfig]]):
         """
         if name not in self._waiting:
             return
-        self._waiting.remove(name)
         module = importlib.import_module(f"{self.kind.__module__}.{name}")
         found = [each for each in configs_of(module, self.kind) if each.name]
         if found and name not in {each.name for each in found}:
             raise ValueError(f"{module.__name__}: expected a value called {name!r}, got {found[0].name!r}")
         for each in found:
-            self.add(each, module.__name__)
+            self._put(each, module.__name__)
+        # last, for other threads that look it up meanwhile
+        self._waiting.discard(str(name))
