@@ -40,8 +40,9 @@ class Publisher:
         before, _ = _last(path)
         with exclusive(path):
             written, _ = _last(path)
-            # the first that ended meanwhile may have begun before; the second knew all that is known here
-            if written > before + 1 or (not at_last and self._is_early()):
+            # the first that ended meanwhile may have begun before; the second knew all that is known here;
+            # 0 is also what is read while another one writes the number
+            if 0 < before < written - 1 or (not at_last and self._is_early()):
                 return
             began = time.monotonic()
             ledger = self._state.ledger

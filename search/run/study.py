@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -205,6 +206,20 @@ class _Search(Worker):
 
     def _answer(self, trial: Trial) -> None:
         """Complete one proposal of the sampler, from wherever an earlier process left it."""
+        try:
+            self._complete(trial)
+        except UpdateFinishedTrialError:
+            # another worker, which considered this one dead, was quicker
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read the study past this worker's records of a trial that had ended: each raises once."""
+        while True:
+            with suppress(UpdateFinishedTrialError):
+                self._count()
+                return
+
+    def _complete(self, trial: Trial) -> None:
         # the sampler writes what it finds now, and all knobs are written at once
         trial.relative_params  # noqa: B018
         with optuna_private.together(self.study):
@@ -330,11 +345,7 @@ class _Search(Worker):
         outcome: str = found.verdict
         if record is not None and record.asked != trial.number:
             outcome = "repeat"
-        try:
-            tell(self.study, trial, outcome, found, record, self.worst)
-        except UpdateFinishedTrialError:
-            # another worker, which considered this one dead, was quicker
-            return
+        tell(self.study, trial, outcome, found, record, self.worst)
         self.state.outcomes[outcome] += 1
         self.watch("proposed", self.state)
 

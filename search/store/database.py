@@ -89,9 +89,11 @@ class DatabaseStore:
     def lock(self, meanwhile: Callable[[], None] = nothing) -> Iterator[None]:
         """Hold the row of the search; what is put meanwhile becomes visible to others at once.
 
-        Workers of one folder take turns by a lock file, so that few wait in the database.
+        Workers of one folder take turns by a lock file, so that few wait in the database. One whose turn does
+        not come waits there all the same, since the server ends the turn of a process that is stopped.
         """
-        with exclusive(self._folder / TURN, _now_and_then(meanwhile)), self._engine.begin() as connection:
+        turn = exclusive(self._folder / TURN, _now_and_then(meanwhile), queue=False)
+        with turn, self._engine.begin() as connection:
             row = sql.select(tables.searches.c.version).where(tables.searches.c.id == self._search)
             self._newest = connection.execute(row.with_for_update()).scalar_one()
             self._connection = connection

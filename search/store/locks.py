@@ -13,14 +13,14 @@ from typing import IO, Any
 _PAUSE = 0.1
 """The longest pause between two attempts, in seconds."""
 _PATIENCE = 10.0
-"""Seconds after which a process queues for a lock."""
+"""Seconds after which a process queues for a lock, or goes on without it."""
 
 
 def nothing() -> None:
     """Do nothing while waiting."""
 
 
-def take(file: IO[Any], meanwhile: Callable[[], None] = nothing) -> None:
+def take(file: IO[Any], meanwhile: Callable[[], None] = nothing, *, queue: bool = True) -> None:
     """Take the lock on a file that many processes want; closing the file releases it.
 
     A process at the head of the system's queue needs a core before it can take a lock, while the lock is free
@@ -28,6 +28,7 @@ def take(file: IO[Any], meanwhile: Callable[[], None] = nothing) -> None:
 
     Args:
         meanwhile: called after each attempt in vain.
+        queue: whether to wait on; else the caller goes on without the lock.
     """
     began, pause = time.monotonic(), 0.001
     while time.monotonic() - began < _PATIENCE:
@@ -38,18 +39,20 @@ def take(file: IO[Any], meanwhile: Callable[[], None] = nothing) -> None:
             meanwhile()
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _PAUSE)
-    fcntl.flock(file, fcntl.LOCK_EX)
+    if queue:
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @contextmanager
-def exclusive(path: Path, meanwhile: Callable[[], None] = nothing) -> Iterator[None]:
+def exclusive(path: Path, meanwhile: Callable[[], None] = nothing, *, queue: bool = True) -> Iterator[None]:
     """Hold the lock file at `path`, waiting for it; not reentrant.
 
     Args:
         meanwhile: called now and then while waiting.
+        queue: see `take`.
     """
     with path.open("a") as file:
-        take(file, meanwhile)
+        take(file, meanwhile, queue=queue)
         yield
 
 

@@ -69,3 +69,15 @@ def test_a_lock_file_that_says_nothing_skips_nothing(tmp_path, monkeypatch):
     assert count == "8"
     assert float(seconds) >= 0
     store.close()
+
+
+def test_a_count_that_is_being_written_skips_nothing(tmp_path, monkeypatch):
+    space, folder = toy(tmp_path), tmp_path / "run"
+    enter(folder, space)
+    store, written, read = FolderStore(folder, space.name), [], [(0, 0.0), (57, 0.1)]
+    monkeypatch.setattr(publishing, "publish", lambda folder, state: written.append(state))
+    monkeypatch.setattr(publishing, "_last", lambda path: read.pop(0))
+    state = State(space.search, Goals(space.search.objectives), Ledger(store))
+    Publisher(folder, state, store, lambda record: None)(at_last=True)
+    assert written
+    store.close()

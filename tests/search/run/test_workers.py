@@ -16,6 +16,7 @@ from optuna.samplers import RandomSampler
 from worker import EIGHT, check, join, kills, records, start
 
 from search.objectives import Goals
+from search.propose.optuna_adapter import OUTCOME
 from search.propose.questions import awaited
 from search.run import study, worker
 from search.run.study import run_search
@@ -41,6 +42,25 @@ def test_clocks_two_minutes_apart_change_nothing(tmp_path):
     join(start(tmp_path, 3, 0.05, *EIGHT, ahead=120.0))
     check(tmp_path, 8, opened(tmp_path / "run"), records(tmp_path / "run"))
     assert len(board(tmp_path / "run")) == 8
+
+
+def test_a_worker_whose_proposal_another_one_completed_goes_on(tmp_path, monkeypatch):
+    suggest, told = study.suggest, []
+
+    def late(trial, knob):
+        if not told:
+            journal = optuna.storages.JournalStorage(Journal(tmp_path / "run" / "study.journal"))
+            other = optuna.load_study(study_name="toy", storage=journal)
+            (open_one,) = other.get_trials(states=[RUNNING])
+            other._storage.set_trial_user_attr(open_one._trial_id, OUTCOME, "invalid")
+            other.tell(open_one.number, [0.0] * len(other.directions))
+            told.append(open_one.number)
+        return suggest(trial, knob)
+
+    monkeypatch.setattr(study, "suggest", late)
+    ended = run_search(toy(tmp_path, "search.trials=2"), tmp_path / "run", FakeTraining())
+    assert len(ended.state.done()) == 2
+    assert told[0] not in {record.asked for record in ended.state.ledger}
 
 
 class Stop(Exception):

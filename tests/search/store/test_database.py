@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import kill_everywhere
 import optuna
@@ -25,8 +26,9 @@ from search.progress.table import summary
 from search.report.read import read
 from search.run import worker
 from search.run.study import run_search
-from search.store import lease
+from search.store import lease, locks
 from search.store.database import DatabaseStore
+from search.store.folder import TURN
 from search.study.rows import read_rows
 from search.study.run import run_study
 
@@ -133,6 +135,20 @@ def test_a_database_that_vanishes_amid_a_search_and_comes_back_loses_nothing(tmp
     join(workers)
     check_all(tmp_path, url, space)
     assert not notes
+
+
+@needs_server
+def test_a_stopped_worker_of_the_same_folder_holds_up_no_other(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE", 0.02)
+    with ExitStack() as stopped:
+
+        def watch(event, state):
+            if event == "begin":
+                stopped.enter_context(locks.exclusive(tmp_path / "run" / TURN))
+
+        space = toy(tmp_path, "search.trials=1")
+        ended = run_search(space, tmp_path / "run", FakeTraining(), watch, server.url("stopped"))
+    assert len(ended.state.done()) == 1
 
 
 @needs_server
