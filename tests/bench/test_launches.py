@@ -24,6 +24,11 @@ from composer.settings.errors import UserError
 SPECS = Path(__file__).parents[2] / "specs"
 SHIPPED = sorted(path for path in SPECS.glob("*.yaml") if "space" not in path.name)
 FAMILY = sorted((SPECS / "family").glob("*.yaml"))
+# the small one has the structure of the tiny one
+EVERY = [
+    pytest.param(path, marks=[pytest.mark.slow] * (path in FAMILY or path.stem == "dreamer-small"))
+    for path in [*SHIPPED, *FAMILY]
+]
 # who runs a step is told by the longest run of a batch
 WAITS = {"mixture-of-recursions-token"}
 
@@ -60,9 +65,7 @@ def test_each_further_step_launches_as_much_as_the_one_before():
     assert three - two == four - three > 0
 
 
-@pytest.mark.parametrize(
-    "path", [*SHIPPED, *(pytest.param(path, marks=pytest.mark.slow) for path in FAMILY)], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
 def test_a_cuda_graph_can_hold_the_step_of_every_spec_but_these(path):
     if path.stem in WAITS:
         with pytest.raises(DependsOnData, match="waits for the GPU"):
@@ -75,9 +78,7 @@ def test_a_cuda_graph_can_hold_the_step_of_every_spec_but_these(path):
 ROUTES = WAITS | {"mixture-of-recursions", "expert-choice"}
 
 
-@pytest.mark.parametrize(
-    "path", [*SHIPPED, *(pytest.param(path, marks=pytest.mark.slow) for path in FAMILY)], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
 def test_a_cuda_graph_can_hold_the_decoding_of_every_spec_but_these(path):
     if path.stem in ROUTES:
         with pytest.raises(UserError, match=r"waits for the GPU|depends on which tokens a step runs"):

@@ -157,7 +157,7 @@ def test_what_cannot_be_continued_is_refused(model, prompts, options, message):
 @pytest.mark.parametrize("kind", [list, tuple, set, torch.tensor, lambda each: torch.tensor(each).numpy()])
 def test_stops_may_be_given_in_any_collection(kind):
     assert sorted(as_stop(kind([3, 1]), 16)) == [[1], [3]]
-    assert as_stop([kind([3, 3])], 16) == [[3]] if kind is set else [[3, 3]]
+    assert as_stop([kind([3, 3])], 16) == [[3] if kind is set else [3, 3]]
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])

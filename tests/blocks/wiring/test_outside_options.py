@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from strategies import make
 
 from blocks import find
 from blocks.base.wiring import WiringConfig
-from blocks.options import Options
 from blocks.wiring.norm import Norm
 from blocks.wiring.norm.pre import PreNorm
 from composer.cli.main import main
@@ -262,16 +259,3 @@ def test_an_option_that_cannot_be_told_from_another_is_refused(
     monkeypatch.setattr(find, "offered", lambda *_, **__: [(PreNorm, "ours"), (option, "theirs")])
     with pytest.raises(ValueError, match=re.escape(words)):
         find.wiring_options.__wrapped__()
-
-
-def test_a_value_is_there_for_a_thread_that_asks_while_another_imports_it(monkeypatch):
-    options = Options(Norm)
-
-    def importing(name: str) -> object:
-        monkeypatch.undo()
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(options.get, "pre").result(60) is PreNorm
-        return importlib.import_module(name)
-
-    monkeypatch.setattr(importlib, "import_module", importing)
-    assert options["pre"] is PreNorm
