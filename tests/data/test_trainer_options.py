@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.tuner import Tuner
 
 import composer
@@ -107,6 +108,27 @@ def test_options_that_leave_the_training_alone_do(whole, options, evaluations):
     watch = fit(**options)
     assert (watch.batches, watch.rates, watch.norms) == (whole.batches, whole.rates, whole.norms)
     assert watch.evaluations == evaluations
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")  # a schedule that goes on beside steps left out
+@pytest.mark.parametrize("settings", [[], ["train.accumulate=2"]])
+def test_scaled_losses_in_fp16_train_as_unscaled_ones_and_steps_that_overflow_are_left_out(settings):
+    losses, weights, norms = {}, {}, {}
+    for scale in (1.0, 2.0**12, 1e38):
+        spec, watch = loads(SPEC, "tiny.yaml", settings), Watch()
+        model = composer.compile(spec)
+        before = [weight.detach().clone() for weight in model.parameters()]
+        half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+        run = trainer(callbacks=[watch], plugins=[half])
+        run.fit(model, composer.datamodule(spec))
+        losses[scale], norms[scale] = float(run.callback_metrics["train_loss"]), watch.norms
+        weights[scale] = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+    assert losses[2.0**12] == pytest.approx(losses[1.0], abs=1e-2)
+    assert norms[2.0**12] == pytest.approx([1e-3] * 10, rel=1e-3)  # train.clip, of unscaled gradients
+    torch.testing.assert_close(weights[2.0**12], weights[1.0], rtol=0, atol=1e-2)
+    assert norms[1e38] == []  # no optimizer step
+    assert half.scaler.get_scale() < 1e38
+    assert weights[1e38].equal(torch.cat([weight.flatten() for weight in before]))
 
 
 def test_a_shorter_fit_keeps_to_the_schedule_of_the_whole(whole):

@@ -191,3 +191,15 @@ def test_a_part_on_its_own_says_how_to_watch_it():
     block = compiled(tree({"f": FFN}, {"stack": 2, "step": ["f"]})).get_submodule("stages.0.layers.1.0.f")
     with pytest.raises(RuntimeError, match=r"FeedForward: a part of a model runs only where .* forward hook"):
         block(torch.zeros(1, 2, 10))
+
+
+def test_costs_are_the_same_while_hooks_are_registered():
+    model = compiled(CASES["dreamer, grouped"]).eval()
+    tokens, plan = tokens_for(model.spec), model.plan
+    handle = model.stages[0].register_forward_hook(lambda module, given, made: None)
+    model(tokens)
+    assert model.plan.graph is not plan.graph
+    found, expected = model.plan.costs, plan.costs
+    assert (found.by_block, found.flops_per_token) == (expected.by_block, expected.flops_per_token)
+    assert found.train_memory.total == expected.train_memory.total
+    handle.remove()

@@ -72,12 +72,12 @@ class Plan:
     @property
     def memory(self) -> Memory:
         """Training memory of one micro-batch, at the largest number of steps in training."""
-        return self._memory(self._longest)
+        return self._joined._memory(self._joined._longest)
 
     @cached_property
     def costs(self) -> Costs:
-        """Costs of the spec under this plan."""
-        return count_graph(self.spec, self.graph, self.memory)
+        """Costs of the spec under this plan, without what hooks add."""
+        return count_graph(self.spec, self._joined.graph, self.memory)
 
     @cached_property
     def text(self) -> str:
@@ -85,6 +85,11 @@ class Plan:
         from composer.graph.passes.plan import plan_text
 
         return plan_text(self.graph) + "".join(f"{line}\n" for line in self._recompute_lines())
+
+    @cached_property
+    def _joined(self) -> Plan:
+        """This plan without parts that are called one by one, whose operations are not counted."""
+        return self.on(self.target, apart=False) if self.apart else self
 
     @cached_property
     def _longest(self) -> Graph:
