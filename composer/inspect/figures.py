@@ -155,6 +155,6 @@ def _exact(value: float, shares: bool) -> str:
     return f"{100 * value:.2f} %" if shares else f"{value:.4g}"
 
 
-def widths(runs: Sequence[object]) -> float:
-    """Return the width of charts: half of the page's where two runs stand side by side."""
-    return 700.0 if len(runs) == 1 else 470.0
+def widths(runs: Sequence[object]) -> tuple[float, ...]:
+    """Return widths of charts: half of the page's where two runs stand side by side; else also a phone's."""
+    return (700.0, 470.0) if len(runs) == 1 else (470.0,)

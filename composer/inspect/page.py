@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+from pathlib import Path
 
 from composer.inspect.base.measure import Found, Measure
 from composer.inspect.base.score import ALL
 from composer.inspect.base.views import Choice, Heat, Lines, Note, Rows, View
 from composer.inspect.figures import heat, lines, widths
 from composer.inspect.inspect import Inspected
+from composer.page.chart import Chart
 from composer.page.document import Section, document
-from composer.page.markup import figure, table
+from composer.page.markup import either, figure, table
 
 
 def page(runs: Sequence[Inspected], measures: Sequence[Measure]) -> str:
     """Return one self-contained page: no network, no other files."""
+    runs = _told_apart(runs)
     sections = [
         Section(each.name, each.short, each.title, _section(each, runs, widths(runs))) for each in measures
     ]
     return document(" and ".join(run.name for run in runs), _header(runs), sections)
+
+
+def _told_apart(runs: Sequence[Inspected]) -> Sequence[Inspected]:
+    """Name runs of one spec by what differs in their paths, if they do."""
+    if len({run.name for run in runs}) == len(runs):
+        return runs
+    parts = [Path(run.path).parts for run in runs]
+    differing = next((each for each in zip(*parts, strict=False) if len({*each}) == len(runs)), None)
+    if differing is None:
+        return runs
+    return [replace(run, name=f"{run.name} {part}") for run, part in zip(runs, differing, strict=True)]
 
 
 def _header(runs: Sequence[Inspected]) -> str:
@@ -53,7 +67,7 @@ def _cards(runs: Sequence[Inspected]) -> Iterator[tuple[str, str, str]]:
         yield "Held-out data", f"{run.tokens:,} tokens", f"{run.sequences} sequences, the same for all runs"
 
 
-def _section(measure: Measure, runs: Sequence[Inspected], width: float) -> str:
+def _section(measure: Measure, runs: Sequence[Inspected], width: tuple[float, ...]) -> str:
     defined = "".join(f'<p class="definition">{_quoted(text)}</p>' for text in measure.definition)
     named = '<h3 class="run">{}</h3>' if len(runs) > 1 else ""
     found = [run.found[measure.name] for run in runs]
@@ -75,7 +89,7 @@ def _quoted(text: str) -> str:
 class _Shown:
     """How wide charts are, and all charts of the section: those of one title have the same scale."""
 
-    width: float
+    widths: tuple[float, ...]
     every: Sequence[View]
 
 
@@ -99,16 +113,20 @@ def _view(view: View, shown: _Shown, number: int) -> str:
     match view:
         case Lines():
             alike = [each for each in shown.every if isinstance(each, Lines) and each.title == view.title]
-            return figure(lines(view, shown.width, alike))
+            return _drawn([lines(view, width, alike) for width in shown.widths])
         case Heat():
             same = [each for each in shown.every if isinstance(each, Heat) and each.title == view.title]
-            return figure(heat(view, shown.width, same))
+            return _drawn([heat(view, width, same) for width in shown.widths])
         case Rows():
             return table(view.head, [[escape(cell) for cell in row] for row in view.rows], view.words)
         case Note():
             return f"<p>{escape(view.text)}</p>"
         case Choice():
             return _choice(view, shown, number)
+
+
+def _drawn(charts: Sequence[Chart]) -> str:
+    return figure(charts[0]) if len(charts) == 1 else either(charts[0], charts[-1])
 
 
 def _choice(view: Choice, shown: _Shown, number: int) -> str:

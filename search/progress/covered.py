@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import TypeAlias
 
 Span: TypeAlias = tuple[float, float]
@@ -49,3 +50,10 @@ class Covered:
     def _touching(self, begun: float, ended: float) -> tuple[int, int]:
         """Return the range of the disjoint spans that overlap a span or touch it."""
         return bisect_left(self._ends, begun), bisect_right(self._begins, ended)
+
+
+def most_at_once(spans: Iterable[Span]) -> int:
+    """Return how many spans overlap at most; those that only touch do not."""
+    # at one time ends come before beginnings
+    steps = sorted(step for begun, ended in spans for step in ((begun, 1), (ended, -1)))
+    return max(accumulate(change for _, change in steps), default=0)

@@ -16,7 +16,7 @@ from search.compare.finals import Standing
 from search.compare.permutation_test import LEVEL, permutation_test, smallest_p
 from search.objectives import Values
 from search.progress.state import State
-from search.progress.words import mean_text, titled, value_text
+from search.progress.words import gap_text, mean_text, titled, value_text
 from search.store.ledger import Record
 
 Verdict: TypeAlias = Literal["significant", "not significant", "too few seeds", "one seed each", "cost"]
@@ -73,7 +73,10 @@ class Comparison:
     @property
     def size(self) -> str:
         """The difference as text: `0.021 better`."""
-        return f"{value_text(self.one.metric, abs(self.better))} {self.word}" if self.better else "equal"
+        if not self.better:
+            return "equal"
+        spread = max((each.spread or 0.0 for each in (self.one, self.other)), default=0.0)
+        return f"{gap_text(self.one.metric, abs(self.better), spread)} {self.word}"
 
     @property
     def doubt(self) -> str:
@@ -120,7 +123,7 @@ class Verdicts:
             return f"best {_BASES[choice.basis].format(name)}{going}"
         rest = [goal for goal in goals.objectives if goal.metric != name]
         cheaper = f"{'lower' if rest[0].direction == 'minimize' else 'higher'} {rest[0].metric}"
-        error = f"one standard error ({value_text(name, choice.error)})"
+        error = f"one standard error ({gap_text(name, choice.error, choice.error)})"
         if choice.winner is choice.best:
             return f"best mean {name} over fresh seeds; no finalist with {cheaper} is within {error} of it"
         least = cheaper.replace("lower", "lowest").replace("higher", "highest")

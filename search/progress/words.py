@@ -71,6 +71,15 @@ def mean_text(name: str, mean: float, spread: float | None) -> str:
     return f"{mean:.{digits}f} ± {spread:.{digits}f}" if digits < 8 else f"{mean:.4g} ± {spread:.2g}"
 
 
+def gap_text(name: str, gap: float, spread: float = 0.0) -> str:
+    """Format a positive difference, without digits below the precision of the spread but the first."""
+    if name in MEASURES or not (spread or gap < 0.001):
+        return value_text(name, gap)
+    digits = max(0, 1 - math.floor(math.log10(spread or gap)))
+    digits = max(digits, -math.floor(math.log10(gap)))
+    return f"{gap:.{digits}f}" if digits < 8 else f"{gap:.2g}"
+
+
 def seeds_text(at: Standing) -> str:
     """Return the number of fresh seeds of a standing as text: `3`, `2, 1 crashed`, `1, running`."""
     crashed = f", {at.crashed} crashed" if at.crashed else ""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from typing import TypeAlias
 
 from composer.costs.base.units import count_text
 from composer.language.schema.search import FlopRungs
@@ -33,6 +34,8 @@ from search.store.ledger import Record
 WIDTH = 780.0
 _LEFT, _RIGHT, _TOP, _BELOW = 66.0, 24.0, 44.0, 52.0
 _ORDER = ("stopped", "running", "finished", "baseline", "front")
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 _MANY = 60
 """Number of marks of one kind above which they are drawn smaller and not all can be reached by Tab."""
 
@@ -83,7 +86,8 @@ def front(source: Source, against: str) -> Chart:
             items.append(f'<circle class="halo" cx="{n(across(x))}" cy="{n(up(y))}" r="10.5"/>')
         reachable = record.status != "stopped" or len(points) < _MANY
         chart.link(record.key, f"dot {kind}", facts.record_line(source, record), items, reachable)
-    _names(chart, source, [(record, *place[record.identity]) for record, *_ in points])
+    whiskers = [(across(x) - 3, up(high), across(x) + 3, up(low)) for (_, x, _), (low, _, high), _ in bars]
+    _names(chart, source, [(record, *place[record.identity]) for record, *_ in points], whiskers)
     return chart
 
 
@@ -291,8 +295,10 @@ def _stairs(corners: Sequence[tuple[float, float]], less: bool) -> list[tuple[fl
     return steps
 
 
-def _names(chart: Chart, source: Source, points: Sequence[tuple[Record, float, float]]) -> None:
-    """Label front and baselines where there is room."""
+def _names(
+    chart: Chart, source: Source, points: Sequence[tuple[Record, float, float]], lines: Sequence[Box] = ()
+) -> None:
+    """Label front and baselines where there is room, beside lines rather than on them."""
     taken = [(x - 10, y - 10, x + 10, y + 10) for _, x, y in points]
     for record, x, y in points:
         if not _speaks(source, record):
@@ -301,16 +307,20 @@ def _names(chart: Chart, source: Source, points: Sequence[tuple[Record, float, f
         wide = name_width(text)
         sides = [(x - 12 - wide, y - 8), (x + 12, y + 16), (x + 12, y - 8), (x - 12 - wide, y + 16)]
         spots = [*sides, (x - wide / 2, y - 16), (x - wide / 2, y + 26)]
-        for left, base in spots:
-            box = (left, base - 11, left + wide, base + 3)
-            inside = box[0] > _LEFT and box[2] < WIDTH and not any(_overlap(box, other) for other in taken)
-            if inside:
-                taken.append(box)
-                chart.items.append(label(left, base, text, "name"))
-                break
+        spots += [(x - 24 - wide, y - 8), (x + 24, y - 8)]
+        boxes = [(left, base - 11, left + wide, base + 3) for left, base in spots]
+        inside = [box for box in boxes if box[0] > _LEFT and box[2] < WIDTH and not _meets(box, taken)]
+        if inside:
+            box = next((box for box in inside if not _meets(box, lines)), inside[0])
+            taken.append(box)
+            chart.items.append(label(box[0], box[3] - 3, text, "name"))
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def _meets(box: Box, others: Sequence[Box]) -> bool:
+    return any(_overlap(box, other) for other in others)
+
+
+def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 

@@ -199,7 +199,7 @@ def _standings(source: Source) -> str:
         cells += [residual(source, record, name) for name in others]
         rows.append(cells)
     words = tuple(i for i, name in enumerate(head) if name in ("trained again", "against the winner"))
-    return table(head, rows, words=words)
+    return table(head, rows, words=words, stacked=True)
 
 
 def against(source: Source, record: Record, objective: int) -> str:
@@ -208,8 +208,10 @@ def against(source: Source, record: Record, objective: int) -> str:
     if winner is None or record is winner or record.status != "finished":
         return ""
     found = source.verdicts.against(record, winner)[objective]
-    note = f" <span class='soft'>{escape(_short(found))}</span>" if found.verdict != "cost" else ""
-    return escape(found.size) + note
+    if found.verdict == "cost":
+        return escape(found.size)
+    doubt = escape(_short(found)).replace(" ", "&nbsp;")
+    return f"{escape(found.size)} <span class='soft'>{doubt}</span>"
 
 
 def _short(found: Comparison) -> str:

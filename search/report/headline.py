@@ -10,6 +10,7 @@ from html import escape
 from composer.costs.base.units import count_text, duration
 from composer.costs.matching.residuals import percent
 from composer.measures.registry import MAIN
+from search.progress.covered import most_at_once
 from search.progress.words import STATUS, mean_text, titled
 from search.report.read import Source
 from search.store.ledger import Record
@@ -60,12 +61,12 @@ def _time(source: Source) -> str:
     kinds = ["baselines"] * source.state.has_baselines() + ["finals"] * bool(source.state.ledger.finals())
     more = f", {' and '.join(kinds)} included" if kinds else ""
     text = f"{duration(source.state.spent())} of training{more}"
-    workers = len({record.worker for record in records if record.worker})
+    workers = most_at_once(span for record in records for span in record.spans)
     begun = [record.started for record in records if record.started]
     ended = [record.ended for record in records if record.ended]
     if not begun or not ended:
         return text
-    many = f" with {workers} workers" if workers > 1 else ""
+    many = f", at most {workers} runs at once" if workers > 1 else ""
     return f"{text}{many}; {duration(max(ended) - min(begun))} by the clock from first to last"
 
 

@@ -65,7 +65,7 @@ def _front_table(source: Source) -> str:
     if not rows:
         return '<p class="soft">No run was trained in full yet, so there is no front.</p>'
     head = ["on the front", *state.goals.names, *_other_costs(source), "knobs"]
-    return table(head, rows, words=(0, len(head) - 1))
+    return table(head, rows, words=(0, len(head) - 1), stacked=True)
 
 
 def winner_text(source: Source) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import fmean, median
+from textwrap import wrap
 
 from composer.costs.base.units import count_text, duration
 from composer.page.chart import Chart, label, n, name_width, path, scale, spread
@@ -15,8 +16,10 @@ from search.study.rows import Row
 from search.study.tables import UNITS, factor_cells
 from search.study.verdicts import Verdict
 
-WIDTH = 780.0
+WIDTH, NARROW = 780.0, 350.0
 _LEFT, _TOP, _BELOW = 66.0, 40.0, 52.0
+_VALUE, _NOTE, _LETTER = 60.0, 16, 6.4
+"""Width kept for a factor; height of a line of a claim's label, width of its letters."""
 _HUES, _LINE = 4, 17
 """Number of colours; arms beyond them differ in the dashes of their lines."""
 
@@ -60,14 +63,17 @@ def curve(results: Results, metric: str, cost: str) -> Chart | None:
     return chart
 
 
-def claims(judged: list[Verdict]) -> Chart | None:
+def claims(judged: list[Verdict], width: float = WIDTH) -> Chart | None:
     """Draw the factor of each claim with its interval, and the claimed factor as a tick; None without any."""
+    left_edge = _LEFT if width == WIDTH else 10.0
     shown = [each for each in judged if each.factor.value is not None]
     if not shown:
         return None
     spans = [tuple(each.factor.interval()) for each in shown]
     caption = "; ".join(f"{each.claim}: {each.judgement}" for each in shown)
-    chart = Chart(WIDTH, 46 * len(shown) + 96, "Factors of the claims", caption)
+    names = [_lines(f"{each.claim}: {each.judgement}", width - left_edge - _VALUE) for each in shown]
+    rows = [28 + _NOTE * len(name) for name in names]
+    chart = Chart(width, sum(rows) + 100, "Factors of the claims", caption)
     finite = [x for span in spans for x in span if 0 < x < math.inf]
     values = [
         1.0,
@@ -77,19 +83,22 @@ def claims(judged: list[Verdict]) -> Chart | None:
     ]
     # one wide interval would hide the others
     near = [min(max(x, 1 / 16), 16) for x in values]
-    across = scale(near, _LEFT, WIDTH - 24, log=True)
+    across = scale(near, left_edge, width - 24, log=True)
     bottom = chart.height - _BELOW
     chart.below(
         across,
         bottom,
         24,
         lambda x: f"{x:g}",
-        "factor: how many times less the first arm needs (orange: as claimed; hollow: undecided)",
+        "factor: how many times less the first arm needs (orange: as claimed; hollow: undecided)"
+        if width == WIDTH
+        else "factor (orange: as claimed; hollow: undecided)",
     )
     chart.line([(across(1), bottom), (across(1), 24)], "zero")
     for number, (each, (low, high)) in enumerate(zip(shown, spans, strict=True)):
-        y = 58 + 46 * number
-        chart.words(_LEFT, y - 14, f"{each.claim}: {each.judgement}", "note")
+        y = 30 + sum(rows[: number + 1]) - 18
+        for line, text in enumerate(reversed(names[number])):
+            chart.words(left_edge, y - 14 - _NOTE * line, text, "note")
         left, right = (across(min(max(x, across.low), across.high)) for x in (low, high))
         chart.line([(left, y), (right, y)], "whisker")
         value = each.factor.value
@@ -102,8 +111,13 @@ def claims(judged: list[Verdict]) -> Chart | None:
         )
         claimed = across(each.claim.factor)
         chart.line([(claimed, y - 9), (claimed, y + 9)], "chance")
-        chart.words(WIDTH - 24, y - 14, " ".join(filter(None, factor_cells(each.factor)[:1])), "note end")
+        chart.words(width - 24, y - 14, " ".join(filter(None, factor_cells(each.factor)[:1])), "note end")
     return chart
+
+
+def _lines(text: str, width: float) -> list[str]:
+    """Break a label into lines of at most about a width."""
+    return wrap(text, max(int(width / _LETTER), 20), break_on_hyphens=False)
 
 
 def _points(

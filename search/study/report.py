@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -11,15 +12,16 @@ from pathlib import Path
 
 from composer.costs.base.units import count_text, duration
 from composer.page.document import Section, document
-from composer.page.markup import alternatives, figure, table, warn
+from composer.page.markup import alternatives, either, table, warn
 from composer.training.folder.files import write_text
-from search.study.charts import claims, curves
+from search.study.charts import NARROW, claims, curves
 from search.study.load import Study
 from search.study.plan import Plan, Results
 from search.study.rows import read_rows
 from search.study.tables import Table, factor_cells, tables
 from search.study.verdicts import Verdict, verdicts
 
+_INTERVAL = re.compile(r"^((?:above |below )?[\d.]+) (\([^()]*\))$")
 _NAME = 40
 """Letters up to which a first column is kept on one line."""
 PAGE, MARKDOWN, TABLES, FIGURES = "report.html", "report.md", "tables", "figures"
@@ -120,8 +122,8 @@ def _header(results: Results, judged: Sequence[Verdict]) -> str:
 def _sections(results: Results, judged: list[Verdict], made: Sequence[Table]) -> Iterator[Section]:
     bodies = {each.name: _body(each) for each in made}
     titles = {each.name: each.title for each in made}
-    if (chart := claims(judged)) is not None:
-        bodies["verdicts"] = figure(chart) + bodies["verdicts"]
+    if (wide := claims(judged)) is not None and (narrow := claims(judged, NARROW)) is not None:
+        bodies["verdicts"] = either(wide, narrow) + bodies["verdicts"]
     shown = dict(curves(results))
     if shown:
         bodies["results"] = alternatives("Figure", shown) + bodies["results"]
@@ -135,6 +137,12 @@ def _sections(results: Results, judged: list[Verdict], made: Sequence[Table]) ->
 def _body(made: Table) -> str:
     # names of arms are not broken at their hyphens
     names = [escape(row[0]).replace("-", "\u2011" if len(row[0]) < _NAME else "-") for row in made.rows]
-    rows = [[name, *map(escape, row[1:])] for name, row in zip(names, made.rows, strict=True)]
+    rows = [[name, *map(_cell, row[1:])] for name, row in zip(names, made.rows, strict=True)]
     note = f'<p class="soft">{escape(made.note)}</p>' if made.note else ""
-    return table(made.head, rows, made.words) + note if rows else "<p>Nothing yet.</p>"
+    shown = table(made.head, rows, made.words, stacked=made.name == "verdicts")
+    return shown + note if rows else "<p>Nothing yet.</p>"
+
+
+def _cell(text: str) -> str:
+    """Return a cell as HTML; an interval in parentheses goes below its factor."""
+    return _INTERVAL.sub(r'\1<br><span class="soft">\2</span>', escape(text))
