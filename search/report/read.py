@@ -162,10 +162,10 @@ def read(folder: Path, seen: State | None = None) -> Source:
     loaded = [*of_page, *ledger.finals()]
     specs = {record.identity: spec for record in loaded if (spec := _spec(folder, record))}
     journals = (folder / JOURNAL, folder / JOURNAL_COPY)
-    told = next((known for path in journals if (known := _proposals(path)) is not None), None)
-    if told is not None:
-        state.outcomes = Counter(proposal.outcome for proposal in told)
-        state.drawn = total({DRAWN: vars(proposal.drawn)} for proposal in told)
+    proposals = next((known for path in journals if (known := _proposals(path)) is not None), None)
+    if proposals is not None:
+        state.outcomes = Counter(proposal.outcome for proposal in proposals)
+        state.drawn = total({DRAWN: vars(proposal.drawn)} for proposal in proposals)
     elif seen is not None:
         state.outcomes, state.drawn = seen.outcomes, seen.drawn
     trials = [record for record in state.ledger if record.kind == "trial" and record.identity in specs]
@@ -174,7 +174,7 @@ def read(folder: Path, seen: State | None = None) -> Source:
         folder,
         example.name if example else _IDENTITY.sub("", folder.resolve().name),
         state,
-        told,
+        proposals,
         dict(example.caps.limits()) if example else {},
         specs,
         {record.identity: _curve(folder, record) for record in loaded},
@@ -201,8 +201,8 @@ def _judged(folder: Path) -> dict[str, Any]:
         )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        told = dict(line.split(": ", 1) for line in lines)
-        plain = _nested({key: json.loads(text) for key, text in told.items() if key.startswith("search.")})
+        texts = dict(line.split(": ", 1) for line in lines)
+        plain = _nested({key: json.loads(text) for key, text in texts.items() if key.startswith("search.")})
         judged = {name: plain["search"][name] for name in _JUDGED if name in plain["search"]}
         SearchConfig.model_validate({"trials": 1, **judged})
         return judged
@@ -215,8 +215,8 @@ def _judged(folder: Path) -> dict[str, Any]:
 def _asked(folder: Path, judged: Mapping[str, Any]) -> SearchConfig | None:
     """Read the search's last settings; None if there are none, as in older searches."""
     try:
-        told = json.loads((folder / ASKED).read_text(encoding="utf-8"))
-        return SearchConfig.model_validate({**told, **judged})
+        asked = json.loads((folder / ASKED).read_text(encoding="utf-8"))
+        return SearchConfig.model_validate({**asked, **judged})
     except (OSError, ValueError, TypeError):
         return None
 
@@ -293,8 +293,8 @@ def _proposals(path: Path) -> list[Proposal] | None:
     except Exception:
         # an unreadable journal costs the report its history of proposals, but no trial
         return None
-    told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return [_proposal(trial) for trial in told if trial.user_attrs.get(OUTCOME) != IMPORTED]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return [_proposal(trial) for trial in complete if trial.user_attrs.get(OUTCOME) != IMPORTED]
 
 
 def _proposal(trial: FrozenTrial) -> Proposal:
@@ -304,5 +304,5 @@ def _proposal(trial: FrozenTrial) -> Proposal:
     one = Drawn(
         1, 1, int(outcome in ("over", "invalid")), int(outcome == "repeat"), int(outcome == "feasible")
     )
-    told = trial.user_attrs.get(DRAWN)
-    return Proposal(outcome, tuple(over), one if told is None else Drawn(**told))
+    drawn = trial.user_attrs.get(DRAWN)
+    return Proposal(outcome, tuple(over), one if drawn is None else Drawn(**drawn))

@@ -120,9 +120,9 @@ class DatabaseStore:
     def put(self, record: Record) -> None:
         """Write a record, under the next version."""
         assert self._connection is not None
-        told = {"search": self._search, "key": record.key}
-        told |= {"identity": record.identity, "body": record_text(record)}
-        version: int = self._connection.execute(_PUT, told).scalar_one()
+        parameters = {"search": self._search, "key": record.key}
+        parameters |= {"identity": record.identity, "body": record_text(record)}
+        version: int = self._connection.execute(_PUT, parameters).scalar_one()
         if self._version == version - 1:
             self._version = version
         self._newest = self._versions[record.key] = version

@@ -63,8 +63,8 @@ class DatabaseJournal(Gathered, BaseJournalBackend):
     def append(self, logs: list[dict[str, Any]]) -> None:
         """Append records, all or none."""
         bodies = [json.dumps(log, separators=(",", ":")) for log in logs]
-        told = {"search": self._search, "count": len(bodies), "bodies": bodies}
-        numbers = [number for (number,) in self._execute(_APPEND, told)]
+        parameters = {"search": self._search, "count": len(bodies), "bodies": bodies}
+        numbers = [number for (number,) in self._execute(_APPEND, parameters)]
         assert len(numbers) == len(bodies), f"search {self._search} has no journal"
         self._own = min(numbers, default=0), bodies
 
@@ -88,8 +88,8 @@ class DatabaseJournal(Gathered, BaseJournalBackend):
 
     def _bodies(self, start: int) -> Iterator[str]:
         while True:
-            told = {"search": self._search, "start": start, "most": _PAGE}
-            bodies = [body for (body,) in self._execute(_READ, told)]
+            parameters = {"search": self._search, "start": start, "most": _PAGE}
+            bodies = [body for (body,) in self._execute(_READ, parameters)]
             yield from bodies
             if len(bodies) < _PAGE:
                 return
@@ -101,11 +101,11 @@ class DatabaseJournal(Gathered, BaseJournalBackend):
             self._connection.close()
             self._connection = None
 
-    def _execute(self, statement: str, told: dict[str, Any]) -> list[sql.Row[Any]]:
+    def _execute(self, statement: str, parameters: dict[str, Any]) -> list[sql.Row[Any]]:
         if self._connection is None:
             self._connection = self._engine.connect()
         try:
-            return list(self._connection.exec_driver_sql(statement, told).all())
+            return list(self._connection.exec_driver_sql(statement, parameters).all())
         except DBAPIError:
             self.close()
             raise

@@ -251,7 +251,7 @@ def _head(stage: Stage) -> str:
 
 
 def _options(config: Wired, listed: Collection[str] = ()) -> str:
-    """Describe the options that are not at their defaults, except those in `told`: `, inject add`."""
+    """Describe the options that are not at their defaults, except those in `listed`: `, inject add`."""
     changed = config.changed_options().items()
     return "".join(f", {key} {value_words(value)}" for key, value in changed if key not in listed)
 

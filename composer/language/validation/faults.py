@@ -228,8 +228,8 @@ def _unlike_an_entry(value: Mapping[str, Node]) -> str:
     name, inside = next(iter(value.items()))
     if not isinstance(inside.value, dict | None):
         return ""
-    told = "".join(f", {key}: .." for key in [*(inside.value or {})][:3])
-    return f"options stand beside the name: {{use: {name}{told}}}"
+    options = "".join(f", {key}: .." for key in [*(inside.value or {})][:3])
+    return f"options stand beside the name: {{use: {name}{options}}}"
 
 
 def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fault:
