@@ -71,7 +71,7 @@ class Continued:
         if not all(each.strip() if numbers(codec) else each for each in self.stop):
             raise ValueError("stop: expected at least one token, got an empty text")
         run = Generation(model, as_prompts([prompt], model.device), new, sampler, self._ends(codec))
-        new_ones, told = run.tokens(self.steps, self.exit_threshold, self.cache, self.cuda_graph), ""
+        new_ones, yielded = run.tokens(self.steps, self.exit_threshold, self.cache, self.cuda_graph), ""
         for position in count(len(prompt)):
             # not while the caller handles a piece
             with autocast(model):
@@ -81,12 +81,12 @@ class Continued:
             run.check()
             text = codec.decode([each for each in made if each != codec.end])
             if not numbers(codec) and (cut := self._cut(text)) is not None:
-                yield text[len(told) : cut]
+                yield text[len(yielded) : cut]
                 return
             if not text.endswith(_INCOMPLETE):
-                yield text[len(told) :]
-                told = text
-        yield text[len(told) :]
+                yield text[len(yielded) :]
+                yielded = text
+        yield text[len(yielded) :]
 
     def _ends(self, codec: Codec) -> Stop:
         """Return the tokens that end a continuation: those of stops only where tokens are no text."""

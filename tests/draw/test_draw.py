@@ -75,19 +75,19 @@ def within(rect: Rect, drawn: Picture) -> bool:
 def sound(spec: Spec) -> Picture:
     """Assert what holds of every picture."""
     drawn = picture(spec)
-    told = texts(drawn)
-    rects = [room(text) for text in told]
-    for rect, text in zip(rects, told, strict=True):
+    labels = texts(drawn)
+    rects = [room(text) for text in labels]
+    for rect, text in zip(rects, labels, strict=True):
         assert within(rect, drawn), text
-    for (one, here), (two, there) in combinations(zip(told, rects, strict=True), 2):
+    for (one, here), (two, there) in combinations(zip(labels, rects, strict=True), 2):
         assert not here.overlaps(there), (one, two)
     lines = [side for item in drawn.flat() if isinstance(item, Line) for side in sides(item)]
-    for text, rect in zip(told, rects, strict=True):
+    for text, rect in zip(labels, rects, strict=True):
         assert not any(rect.overlaps(side) for side in lines), text
     for box in (item for item in drawn.flat() if isinstance(item, Box)):
         assert min(box.width, box.height) > 0
         assert within(Rect(box.x, box.y, box.x + box.width, box.y + box.height), drawn)
-    names = {text.text for text in told}
+    names = {text.text for text in labels}
     assert {spec.name, *spec.blocks} <= names
     return drawn
 

@@ -166,8 +166,8 @@ def test_logits_that_are_not_finite_are_refused(temperature, value):
     model = compiled(composer.load("specs/family/huginn.yaml", ["model.tie_embeddings=false"]))
     with torch.no_grad():
         model.get_parameter("embedding")[7] = value  # read once a row has the token
-    told = r"for the token at position 4 \(from 0\) of row 1, got NaN or inf: weights are .*: embedding$"
-    with pytest.raises(ValueError, match=told):
+    message = r"for the token at position 4 \(from 0\) of row 1, got NaN or inf: weights are .*: embedding$"
+    with pytest.raises(ValueError, match=message):
         model.generate([[1, 2, 3], [1, 2, 3, 7, 4]], 3, temperature=temperature)
 
 

@@ -94,13 +94,13 @@ def test_generate_replays_where_it_is_told_to(made):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "cache", "told"),
+    ("name", "settings", "cache", "message"),
     [
         ("dreamer-tiny", [], "last_step", "was given one by one"),
         ("family/mixture-of-recursions", [], "full", "which tokens a step runs"),
     ],
 )
-def test_what_cannot_be_replayed_goes_on_plainly_or_is_refused(name, settings, cache, told):
+def test_what_cannot_be_replayed_goes_on_plainly_or_is_refused(name, settings, cache, message):
     model = compiled(composer.load(SPECS / f"{name}.yaml", settings))
     tokens = tokens_for(model.spec, 2, 8)
     plain, ours, strict = (decoder(model, 8, cache=cache) for _ in range(3))
@@ -109,9 +109,9 @@ def test_what_cannot_be_replayed_goes_on_plainly_or_is_refused(name, settings, c
     wanted = plain(first)
     assert torch.equal(ours(first), wanted)
     strict(first)
-    with pytest.raises(CannotCapture, match=told):
+    with pytest.raises(CannotCapture, match=message):
         strict(tokens[:, 4:5])
-    with pytest.warns(UserWarning, match=f"goes on without a CUDA graph: .*{told}"):
+    with pytest.warns(UserWarning, match=f"goes on without a CUDA graph: .*{message}"):
         assert torch.equal(ours(tokens[:, 4:5]), plain(tokens[:, 4:5]))
     assert torch.equal(ours(tokens[:, 5:6]), plain(tokens[:, 5:6]))
 

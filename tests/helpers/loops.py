@@ -82,23 +82,23 @@ def runs(x):
 def collected(what):
     """Return a lowering that mixes what each step hands out: its `state`, `start`, or a value `inside`."""
 
-    def fill(build, name, told, spec, x):
+    def fill(build, name, stage, spec, x):
         def step(body, x):
-            y = lowering._step(told, lowering.stage_options(spec.model, told), spec, body, x)
+            y = lowering._step(stage, lowering.stage_options(spec.model, stage), spec, body, x)
             inside = body.norm(y, "read", (body.width,)) if what == "inside" else None
             body.collect(inside or {"state": y, "start": x}[what])
             return [y]
 
-        loop = build.loop(name, told.trips, told.tied, [x], step)
-        weight = Weight("mixed", (told.trips,), Init("constant", 1.0))
-        mixed = build.op("mixed", Mix(build.width, told.trips), *loop.collected, weights=[weight])
+        loop = build.loop(name, stage.trips, stage.tied, [x], step)
+        weight = Weight("mixed", (stage.trips,), Init("constant", 1.0))
+        mixed = build.op("mixed", Mix(build.width, stage.trips), *loop.collected, weights=[weight])
         return build.op("joined", Sum((build.width,)), loop.states[0], mixed)
 
-    def reference(row, told, path, x):
+    def reference(row, stage, path, x):
         values = []
-        for n in range(told.trips):
-            at = f"{path}.step" if told.tied else f"{path}.layers.{n}"
-            y = _naive_step(row, told, at, n, x)
+        for n in range(stage.trips):
+            at = f"{path}.step" if stage.tied else f"{path}.layers.{n}"
+            y = _naive_step(row, stage, at, n, x)
             inside = [naive.rms_norm(vector, row.w[f"{at}.read"]) for vector in y] if what == "inside" else y
             values.append(x if what == "start" else inside)
             x = y
@@ -114,20 +114,20 @@ def collected(what):
 def halting():
     """Return a lowering that carries the state, a sum of all states, and a mask of the tokens that run on."""
 
-    def fill(build, name, told, spec, x):
+    def fill(build, name, stage, spec, x):
         def step(body, x, total, mask):
-            y = lowering._step(told, lowering.stage_options(spec.model, told), spec, body, x)
+            y = lowering._step(stage, lowering.stage_options(spec.model, stage), spec, body, x)
             x = body.op("choose", Choose(body.width), mask, y, x)
             return [x, body.op("total", Sum((body.width,)), total, x), body.op("runs", Runs(body.width), x)]
 
         mask = build.op("runs", Runs(build.width), x)
-        loop = build.loop(name, told.trips, told.tied, [x, x, mask], step)
+        loop = build.loop(name, stage.trips, stage.tied, [x, x, mask], step)
         return build.op("joined", Sum((build.width,)), *loop.states[:2])
 
-    def reference(row, told, path, x):
+    def reference(row, stage, path, x):
         total, mask = x, [bool(vector[0] > 0) for vector in x]
-        for n in range(told.trips):
-            y = _naive_step(row, told, f"{path}.step", n, x)
+        for n in range(stage.trips):
+            y = _naive_step(row, stage, f"{path}.step", n, x)
             x = [new if runs else old for new, old, runs in zip(y, x, mask, strict=True)]
             total = [a + b for a, b in zip(total, x, strict=True)]
             mask = [bool(vector[0] > 0) for vector in x]
@@ -136,12 +136,12 @@ def halting():
     return fill, reference
 
 
-def _naive_step(row, told, at, n, x):
-    for place, entry in enumerate(told.step):
-        if not isinstance(entry, str) and n not in runs_at(entry.at, told.trips):
+def _naive_step(row, stage, at, n, x):
+    for place, entry in enumerate(stage.step):
+        if not isinstance(entry, str) and n not in runs_at(entry.at, stage.trips):
             continue
-        step = naive._Step([(n, told.trips, told.tied)], row.memory, {}, at, at)
-        x = row.sublayer(told, entry, f"{at}.{place}", x, step)
+        step = naive._Step([(n, stage.trips, stage.tied)], row.memory, {}, at, at)
+        x = row.sublayer(stage, entry, f"{at}.{place}", x, step)
     return x
 
 
@@ -150,16 +150,16 @@ def lowered(fill, reference):
     """Let the first stage be what `fill` makes of it, and in `naive` what `reference` does."""
     plain, naively = lowering._stage, naive._Row.stage
 
-    def stage(build, name, told, spec, x, *collects):
+    def stage(build, name, stage, spec, x, *collects):
         if name == "stages.0":
-            return fill(build, name, told, spec, x)
-        return plain(build, name, told, spec, x, *collects)
+            return fill(build, name, stage, spec, x)
+        return plain(build, name, stage, spec, x, *collects)
 
-    def naive_stage(self, told, path, x, loops, memory, place):
+    def naive_stage(self, stage, path, x, loops, memory, place):
         if path != "stages.0":
-            return naively(self, told, path, x, loops, memory, place)
+            return naively(self, stage, path, x, loops, memory, place)
         self.memory, self.shares_first = {}, False
-        return reference(self, told, path, x)
+        return reference(self, stage, path, x)
 
     with patch.object(lowering, "_stage", stage), patch.object(naive._Row, "stage", naive_stage):
         yield
