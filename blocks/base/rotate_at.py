@@ -45,7 +45,7 @@ class RotateAt(Operation):
         return SavedTensors(extra=4 * self.rotated)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The rotated part is cast to fp32, rotated, and concatenated with the rest."""
+        """Copies of the rotated elements, in fp32 under autocast, until they are joined with the rest."""
         elements = prod(self.shape[:-1]) * self.rotated
         part, wide = at.compute_bytes * elements, 2 * at.widened * elements
         rows = 4 * self.rotated

@@ -47,7 +47,7 @@ class SquaredRelu(Gelu):
         return SavedTensors(extra=at.compute_bytes * self.hidden)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, also a power and twice the power."""
+        """Backward, the gradient, a power of the input and twice that power exist at the same time."""
         backward = 3 * flow.grad_inputs
         return super().workspace(at, flow)._replace(backward=backward, weights=backward)
 

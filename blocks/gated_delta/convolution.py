@@ -54,7 +54,7 @@ class ShortConvolution(Operation):
         return SavedTensors(inputs=(0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The fp32 sums; two such tensors in the backward pass; narrower results are cast last."""
+        """Forward, fp32 sums beside a narrower output; backward, two fp32 tensors and a narrower gradient."""
         wide, narrow = 4 * self.channels, at.compute_bytes < 4
         backward = 2 * wide + (flow.grad_inputs if narrow else 0)
         return WorkspaceBytes(flow.outputs + (wide if narrow else 0), backward, backward, until_end=True)

@@ -140,7 +140,11 @@ class CostModel(Meaning):
         return 2 * self.flops(at)
 
     def saved(self, at: CostContext) -> SavedTensors | None:
-        """Return the tensors saved for the backward pass. Default, None: all inputs and outputs."""
+        """Return the tensors that one execution keeps for its backward pass, a part of training memory.
+
+        Inputs and outputs that are saved as they are go by position; the rest is in bytes, per token or per
+        execution (see `SavedTensors`). Default: None, which counts all inputs and outputs as saved.
+        """
         return None
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
@@ -158,12 +162,24 @@ class CostModel(Meaning):
         return "any"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Return the peak memory while it runs. Default: outputs, saved tensors and casts of inputs."""
+        """Return the peak of memory allocated while it runs, temporary tensors included, in bytes per token.
+
+        It decides whether an operation is where training memory peaks. The docstring of an override names
+        the tensors that exist at the peak. Default: outputs, saved tensors and casts of inputs in the forward
+        pass, gradients of inputs in the backward pass.
+
+        Args:
+            at: where the cost is evaluated.
+            flow: bytes per token of inputs' gradients, outputs and casts.
+        """
         saved = self.saved(at) or SavedTensors()
         return WorkspaceBytes(flow.outputs + saved.extra + flow.casts, flow.grad_inputs, flow.grad_inputs)
 
     def sequence_cache(self, at: CostContext) -> int:
-        """Return the cached elements per token of the context in generation, such as keys and values."""
+        """Return the cached elements (not bytes) per token of the context, such as keys and values.
+
+        A cache of fixed size is divided by `at.context`, the number of tokens it is averaged over.
+        """
         return 0
 
 

@@ -202,7 +202,7 @@ class AddBeforeNorm(Operation):
         return SavedTensors()
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The norm and the sum are allocated at the same time."""
+        """Forward, the output and its norm exist at the same time; backward, the gradients of inputs."""
         return WorkspaceBytes(flow.outputs + self._normed(at), flow.grad_inputs, flow.grad_inputs)
 
     def _normed(self, at: CostContext) -> float:

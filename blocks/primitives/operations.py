@@ -166,7 +166,7 @@ class Project(Operation):
         return "compute"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, the gradients of several outputs are concatenated first."""
+        """Backward, the gradient of the input, or those of several outputs concatenated, if larger."""
         product = at.compute_bytes * self.fan_in
         forward = flow.outputs + flow.casts
         if len(self.outputs) > 1:
@@ -250,7 +250,7 @@ class RotatePart(Rotate):
         return "any"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The first elements are rotated in fp32, then concatenated with the rest."""
+        """Copies of the rotated elements, in fp32 under autocast, until they are joined with the rest."""
         elements = prod(self.shape[:-1]) * self.rotated
         turned, wide = at.compute_bytes * elements, 2 * at.widened * elements
         forward = largest(wide + (turned if wide else 0), turned + flow.outputs)
@@ -357,7 +357,7 @@ class Sum(SavesNothing, Operation):
         return (TensorType(self.shape, widest(*inputs)),)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """With more than two terms, two partial sums are allocated."""
+        """Forward, the sum, and with more than two terms also the partial sum before it."""
         return WorkspaceBytes((2 if self.terms > 2 else 1) * flow.outputs, flow.grad_inputs, flow.grad_inputs)
 
     def passthrough(self, output: int) -> int | None:

@@ -59,7 +59,7 @@ class Noise(SavesNothing, Operation):
         return {"std": self.std}
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Two 4-byte numbers per element: the random numbers and one intermediate result."""
+        """Forward, two 4-byte numbers per element: the random numbers and one intermediate result."""
         return WorkspaceBytes(8 * prod(self.shape), 0, 0)
 
 
@@ -92,7 +92,7 @@ class Dropout(Operation):
         return 2 * written + prod(self.shape)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Two 4-byte numbers per element: the random numbers and one intermediate result."""
+        """Forward, two 4-byte numbers per element: the random numbers and one intermediate result."""
         kept = prod(self.shape)
         return WorkspaceBytes(
             largest(8 * kept, kept + flow.outputs), 2 * flow.grad_inputs, 2 * flow.grad_inputs

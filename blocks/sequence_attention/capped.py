@@ -44,7 +44,7 @@ class CappedAttend(WindowAttend):
         return 4 * self.heads * at.context
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """One more fp32 tensor of all pairs, or fp32 copies of inputs and outputs by heads."""
+        """Beside fp32 tensors of all pairs, one more or fp32 copies of inputs and outputs by heads."""
         query, slot = 4 * self.heads * self.head_dim, 4 * self.kv_heads * self.head_dim
         square, e = self._square(at), at.compute_bytes
         narrow = e * self.kv_heads * self.head_dim

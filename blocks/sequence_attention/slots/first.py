@@ -72,7 +72,7 @@ class AttendFirst(SlotRead):
         return 4 * self.heads * (at.sequence or at.context)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Scores twice, or scores and fp32 copies of queries and the slot."""
+        """The larger of two tensors of scores, and of scores with fp32 copies of queries and of the slot."""
         query, weights = 4 * self.heads * self.head_dim, self._weights(at)
         slot = 4 * self.kv_heads * self.head_dim * (at.sequence or at.context) / at.context
         copies = (2 if at.widened else 1) * slot

@@ -52,7 +52,7 @@ class StepsAttend(SlotAttend):
         return 4 * self.heads * at.context * self.reads.mean(at.trips)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Scores twice, or scores and fp32 copies of queries and the slots read."""
+        """The larger of two tensors of scores, and of scores with fp32 copies of queries and slots read."""
         query, weights = 4 * self.heads * self.head_dim, self._weights(at)
         slots = 4 * self.kv_heads * self.head_dim * self.reads.mean(at.trips)
         copies = (2 if at.widened else 1) * slots

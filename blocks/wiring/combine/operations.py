@@ -30,7 +30,7 @@ class Mean(SavesNothing, Operation):
         return (TensorType((self.width,), widest(*inputs)),)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The stacked branches."""
+        """Forward, the stacked branches and their sum; backward, the gradients of the branches."""
         return WorkspaceBytes((self.branches + 1) * flow.outputs, flow.grad_inputs, flow.grad_inputs)
 
 
@@ -54,6 +54,6 @@ class Gate(Operation):
         return SavedTensors(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Partial sum, next product and their sum; backward, one product besides all gradients."""
+        """Forward, a partial sum, the next product and their sum; backward, a product and all gradients."""
         backward = (self.branches + 1) * (flow.outputs + at.compute_bytes)
         return WorkspaceBytes(3 * flow.outputs + self.saved(at).extra, backward, backward)

@@ -63,7 +63,7 @@ class InjectConcat(Operation):
         return SavedTensors(extra=at.compute_bytes * 2 * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The concatenated inputs, and their cast under autocast."""
+        """Forward, the output, the joined inputs and their cast under autocast; backward, their gradient."""
         cast = at.stream_bytes if at.compute_bytes < at.stream_bytes else 0
         backward = at.compute_bytes * 2 * self.width
         return WorkspaceBytes((at.compute_bytes + 2 * cast) * self.width + backward, backward, backward)

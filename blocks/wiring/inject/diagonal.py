@@ -77,7 +77,7 @@ class InjectDiagonal(Operation):
         return SavedTensors(inputs=(0, 1), once=3 * at.weight_bytes * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Two products and their sum; backward, one product besides the gradients."""
+        """Forward, two products and their sum; backward, one product besides the gradients of inputs."""
         backward = flow.grad_inputs + flow.outputs
         return WorkspaceBytes(3 * flow.outputs, backward, backward)
 

@@ -176,7 +176,7 @@ class ReadStreams(Operation):
         return SavedTensors(inputs=(0, 1) if self.dynamic else (0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The weighted streams before they are summed; backward, before the gradients are allocated."""
+        """Forward, the output and the weighted streams that it sums; backward, the gradients of inputs."""
         streams = at.stream_bytes * self.streams * self.width if self.dynamic else 0
         return WorkspaceBytes(flow.outputs + streams, flow.grad_inputs, flow.grad_inputs)
 
@@ -227,7 +227,7 @@ class WriteStreams(Operation):
         return SavedTensors(inputs=(0, 1, 2) if self.dynamic else (0, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The mixed streams; backward, sums over streams need as much."""
+        """Forward, the mixed streams; backward, gradients of inputs or products to be summed, if larger."""
         columns = maps_shape(self)[0][1] + self.width if self.dynamic else 0
         sums = at.stream_bytes * (self.streams * columns + self.width)
         backward = largest(flow.grad_inputs, sums)

@@ -73,7 +73,7 @@ class ChooseTokens(SelectsTokens):
         return "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """A few numbers per token; backward, the gradients of logits and x."""
+        """Forward, the outputs and a few numbers per token; backward, the gradients of logits and x."""
         numbers = 4 * 4
         return WorkspaceBytes(
             flow.outputs + flow.casts + 8 + numbers, flow.grad_inputs + numbers, flow.grad_inputs

@@ -53,7 +53,7 @@ class ChooseSteps(Operation):
         return "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Logits and probabilities; backward, the gradients of logits and x."""
+        """Forward, the logits, probabilities and outputs; backward, the gradients of logits and x."""
         logits = 4 * self.steps
         return WorkspaceBytes(
             flow.outputs + flow.casts + 2 * logits + 8,
@@ -86,7 +86,7 @@ class RunningTokens(SavesNothing, SelectsTokens):
         return {"index": self.index}
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Flags and the order of tokens."""
+        """Forward, 24 bytes per token besides the output, for flags and sort order; no backward pass."""
         return WorkspaceBytes(flow.outputs + 3 * 8, 0, 0)
 
 
