@@ -156,14 +156,16 @@ class SequenceAttention(AttentionConfig):
                 yield Problem(name, f"no {name}, since rope is false", getattr(self, name))
         wider = {"depth: joint": self.depth == "joint", "steps: all": self.steps == "all"}
         for option in (name for name, on in wider.items() if on and self.soft_cap is not None):
-            yield Problem("soft_cap", f"no soft_cap, since {option} caps no scores", self.soft_cap)
+            yield Problem("soft_cap", f"no soft_cap, since {option} does not support it", self.soft_cap)
         if all(wider.values()):
             yield Problem(
                 "depth", "none, since steps: all sees the token's own earlier steps too", self.depth
             )
         if self.sinks and self.window is None:
-            hint = "without a window all earlier tokens are seen"
-            yield Problem("sinks", "a window beside which sinks are seen", self.sinks, hint)
+            hint = "or set window"
+            yield Problem(
+                "sinks", "none without a window, since all earlier tokens are attended to", self.sinks, hint
+            )
 
     def _rope(self, width: int) -> Iterator[Problem]:
         head_dim = self.geometry(width)[2]

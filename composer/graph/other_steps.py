@@ -88,7 +88,7 @@ def check_weights(evaluated: Graph, graph: Graph) -> None:
     before, after = _owned(evaluated), _owned(graph)
     for name in before | after:
         if before.get(name) != after.get(name):
-            raise ValueError(f"{name}: it holds something for each step, so the number of steps is fixed")
+            raise ValueError(f"{name}: this weight has a part for each step, so the number of steps is fixed")
 
 
 def _owned(graph: Graph) -> dict[str, tuple[tuple[int, ...], int]]:

@@ -116,7 +116,7 @@ def test_memory_may_be_stated_for_a_batch_where_nothing_trains():
     costs = [count(make({**PLAIN, "caps": {"train_memory": cap}})).train_memory for cap in (one, four)]
     assert [memory.tokens for memory in costs] == [16, 64]
     assert costs[1].saved == 4 * costs[0].saved
-    with pytest.raises(ValueError, match=r"batch_tokens: expected no such key, since train says the micro"):
+    with pytest.raises(ValueError, match=r"batch_tokens: expected no such key, since train sets the micro"):
         make({**TRAINED, "caps": {"train_memory": one}})
 
 

@@ -175,13 +175,13 @@ def test_the_number_of_steps_decides_which_run():
         ),
         (
             {"recur": 3, "step": ["f"], "at": "1:"},
-            "stages.0.at: expected no such key, since the stage is in no",
+            "stages.0.at: expected no such key, since at: selects steps of a surrounding",
         ),
         ({"recur": 3, "step": [{"use": "f", "at": 2}]}, "stages.0.step.0.at: expected a slice of steps"),
         ({"recur": 3, "step": [{"use": "f", "at": "::0"}]}, "stages.0.step.0.at: expected a slice of steps"),
         (
             {"recur": 3, "step": [at("1:", "d"), "d"]},
-            "stages.0.step.0.at: expected all steps, as for what else uses d in this step, got '1:'",
+            "stages.0.step.0.at: expected all steps, as at the other places in this step that use d",
         ),
     ],
 )

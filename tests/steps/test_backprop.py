@@ -77,7 +77,7 @@ def test_casts_of_steps_without_gradients_take_none_from_later_steps():
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
-        ([recurrent(1, inject="none")], "all where there is no `inject`"),
+        ([recurrent(1, inject="none")], "all beside inject: none"),
         ([recurrent(1, start="learned")], "all beside start: learned"),
         ([{"stack": 3, "step": ["f"], "backprop": {"last": 1}}], "all in a stack"),
         ([recurrent(0) | {"backprop": {"last": 0}}], "stages.0.backprop.last: expected"),

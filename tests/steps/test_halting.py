@@ -112,10 +112,10 @@ def test_its_weights_are_counted_once():
 @pytest.mark.parametrize(
     ("stages", "model", "words"),
     [
-        ([{"stack": 2, "step": ["f"], "halt": ACT}], {}, "stages.0.halt: expected none except in a stage"),
-        ([halting(1)], {}, "stages.0.halt: expected none except in a stage with recur: 2 or more"),
-        ([halting()], {"loss": {"steps": "uniform"}}, "halt: act, which changes the state after the last"),
-        ([halting(residual={"streams": 2})], {}, "expected one stream beside halt: act"),
+        ([{"stack": 2, "step": ["f"], "halt": ACT}], {}, "stages.0.halt: expected none, unless the stage"),
+        ([halting(1)], {}, "stages.0.halt: expected none, unless the stage has recur: 2 or more"),
+        ([halting()], {"loss": {"steps": "uniform"}}, "halt: act, which changes that state"),
+        ([halting(residual={"streams": 2})], {}, "expected 1 beside halt: act"),
         ([halting(residual={"streams": 2, "per": "step"})], {}, "expected none beside residual: streams"),
         ([halting() | {"halt": {"act": 0}}], {}, "stages.0.halt.act: expected a number above 0"),
         ([halting() | {"halt": {"act": 1, "threshold": 1}}], {}, "stages.0.halt.threshold: expected"),

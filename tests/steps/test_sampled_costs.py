@@ -156,7 +156,7 @@ def test_they_can_be_fitted_and_arms_have_the_steps_of_evaluation():
 
 def test_numbers_that_a_stage_cannot_run_are_refused():
     blocks = {"s": SEQ, "e": {**EXPERT, "depth_code": "bias"}}
-    with pytest.raises(SpecError, match=r"stages.0 with 2 \(.*it holds something for each step"):
+    with pytest.raises(SpecError, match=r"stages.0 with 2 \(.*it has weights for each step"):
         make_plan(spec(recurrent({"uniform": [2, 6]}, step=("s", "e")), blocks=blocks))
 
 

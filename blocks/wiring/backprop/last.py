@@ -33,9 +33,7 @@ class BackpropLast(Backprop):
             return
         inject, start = site.wiring.get("inject"), site.wiring.get("start")
         if inject is not None and inject.name == "none":
-            expected = (
-                "all where there is no `inject`, since what comes before the stage would not be trained"
-            )
+            expected = "all beside inject: none, since nothing before the stage would be trained"
             yield Problem("", expected, self.plain())
         if start is not None and start.name == "learned":
             yield Problem("", "all beside start: learned, which only the first step reads", self.plain())

@@ -28,9 +28,9 @@ class GatedExit(Exit):
     def problems(self, site: Site) -> Iterator[Problem]:
         """Check that the gate has steps to choose from, and a loss that trains it."""
         if not site.is_last or not site.tied or site.steps == 1:
-            yield Problem("", "none except in a last stage with recur: 2 or more", self.plain())
+            yield Problem("", "none, unless the stage is the last one and has recur: 2 or more", self.plain())
         elif (loss := site.model.get("loss")) is not None and loss.name != "exit":
-            expected = f"none with model.loss {loss.plain()}, which trains no gate"
+            expected = f"none beside model.loss {loss.plain()}, which does not train the gate"
             yield Problem("", expected, self.plain(), "model.loss: {exit: 0.05} trains it")
 
     def summary(self, site: Site) -> str:

@@ -31,8 +31,8 @@ class ExitLoss(Loss):
         yield from unread_steps(site, self)
         stage = site.last_stage
         if stage is not None and (option := stage.wiring.get("exit")) is not None and option.name == "none":
-            hint = "give the stage exit: {gate: learned}"
-            yield Problem("", "another loss where the last stage has exit: none", self.plain(), hint)
+            hint = "or give the stage exit: {gate: learned}"
+            yield Problem("", "another loss, since the last stage has exit: none", self.plain(), hint)
 
     def summary(self, site: Site) -> str:
         """Name the loss."""

@@ -17,13 +17,13 @@ def unread_steps(site: Site, loss: Loss) -> Iterator[Problem]:
     if stage is None:
         return
     if stage.steps == 1:
-        yield Problem("", "last where the last stage has one step", loss.plain())
+        yield Problem("", "last, since the last stage has a single step", loss.plain())
     if stage.varies:
-        yield Problem("", "last where the number of steps of the last stage varies in training", loss.plain())
+        yield Problem("", "last, since training varies the number of steps of the last stage", loss.plain())
     for option in stage.wiring.values():
         if option.changes_result:
-            got = f"{option.key}: {option.name}, which changes the state after the last step only"
-            yield Problem("", "a last stage whose steps return what the stage returns", got)
+            got = f"{option.key}: {option.name}, which changes that state"
+            yield Problem("", "a last stage that returns the state after its last step", got)
 
 
 def normed_states(build: Builder, end: ModelEnd, normed: Value) -> Value:

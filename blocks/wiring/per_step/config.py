@@ -47,7 +47,9 @@ class _OwnWeights(PerStep):
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse it where all weights are per step."""
         if not site.tied:
-            yield Problem("", "none in a stack, whose layers share no weights", self.plain())
+            yield Problem(
+                "", "none in a stack, since each of its layers already has its own weights", self.plain()
+            )
 
     def summary(self, site: Site) -> str:
         """List what each step has of its own."""

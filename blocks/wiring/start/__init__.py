@@ -26,7 +26,7 @@ class OtherStart(Start):
         """Refuse a stage that would never read its input."""
         inject = site.wiring.get("inject")
         if inject is not None and inject.name == "none":
-            expected = "input where there is no `inject`, since the steps would never read the stage's input"
+            expected = "input beside inject: none, since the steps would never read the stage's input"
             yield Problem("", expected, self.name)
 
     def state(self, build: Builder, x: Value) -> Value:

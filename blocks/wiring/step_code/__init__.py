@@ -23,4 +23,6 @@ class StepCodeInRecur(StepCode):
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse it if each step has separate weights."""
         if not site.tied:
-            yield Problem("", "none in a stack, whose layers need no number to tell them apart", self.name)
+            yield Problem(
+                "", "none in a stack, since each of its layers already has its own weights", self.name
+            )

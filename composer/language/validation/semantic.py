@@ -177,7 +177,7 @@ def _fixed_numbers(parts: Parts, tree: Node) -> Iterator[Fault]:
     for place, stage in all_stages(parts.stages).items():
         others = [n for n in trained_numbers(stage) if n != stage.trips]
         if others and (holder := next(_held_per_step(stage, parts), "")):
-            hint = f"{holder}: it holds something for each step, so the number of steps is fixed"
+            hint = f"{holder}: it has weights for each step, so the number of steps is fixed"
             path, got = (*path_of(place), "recur", "train"), f"{place} with {others[0]}"
             yield fault_at(tree, path, "numbers of steps that the stage can run", got, hint)
 
@@ -317,7 +317,7 @@ def _memory_batch(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
     memory = caps.train_memory
     if trained and isinstance(memory, MemoryLimits) and memory.batch_tokens is not None:
         path, got = ("caps", "train_memory", "batch_tokens"), shown(memory.batch_tokens)
-        yield fault_at(tree, path, "no such key, since train says the micro-batch", got)
+        yield fault_at(tree, path, "no such key, since train sets the micro-batch", got)
 
 
 def _problems(found: Iterable[Problem], path: tuple[str | int, ...], tree: Node) -> Iterator[Fault]:

@@ -40,7 +40,7 @@ def wiring_problems(
     left: list[tuple[Stage, Path]] = [(stage, ("stages", i)) for i, stage in enumerate(stages)]
     for stage, path in left:
         if isinstance(stage.at, str):
-            expected = "no such key, since the stage is in no other stage, whose steps it could be"
+            expected = "no such key, since at: selects steps of a surrounding stage, and there is none"
             yield path, iter([Problem("at", expected, stage.at)])
     while left:
         stage, path = left.pop(0)
@@ -94,7 +94,7 @@ def _drawing_nothing(recur: Recur) -> Iterator[Problem]:
 def _beside_spanning(option: WiringConfig, outer: WiringConfig) -> Iterator[Problem]:
     """Refuse an option of a stage where that of the model spans all stages."""
     if outer.spans_stages() and option != outer:
-        expected = f"{outer.name}, as on the model, where it spans all stages"
+        expected = f"{outer.name}, as on the model, since it spans all stages"
         yield Problem("", expected, option.plain(defaults=False))
 
 
@@ -102,7 +102,9 @@ def _beside_stages_alone(option: WiringConfig, outer: WiringConfig, stage: Stage
     """Refuse an option of sublayers in a stage that has none of its own."""
     alone = all(isinstance(entry, Stage) for entry in stage.step)
     if alone and option != outer and option.key in shared_keys() and not acts_on_stage(option):
-        expected = f"no {option.key} where a step holds stages alone, which take theirs from the model"
+        expected = (
+            f"no {option.key} in a stage whose step holds only stages, since these take theirs from the model"
+        )
         yield Problem("", expected, option.plain(defaults=False), "give it to the stages inside")
 
 
@@ -150,7 +152,7 @@ def _running_apart(stage: Stage, blocks: Mapping[str, BlockConfig]) -> Iterator[
             before, other = first.setdefault(name, (i, at))
             if other != at:
                 place, got, expected = (before, other, at) if at is None else (i, at, other)
-                steps = f"{expected or 'all steps'}, as for what else uses {name} in this step"
+                steps = f"{expected or 'all steps'}, as at the other places in this step that use {name}"
                 yield Problem(f"step.{place}.at", steps, got)
 
 
@@ -160,16 +162,16 @@ def _needing_all_tokens(stage: Stage, blocks: Mapping[str, BlockConfig], around:
     names = _blocks_of(stage, blocks)
     for name in names if option else ():
         if option and (why := blocks[name].needs_all_tokens()):
-            expected = f"none beside {name}, which gets some of the tokens: {why}"
+            expected = f"none beside {name}, which cannot run on selected tokens: {why}"
             yield Problem(option.key, expected, option.plain(defaults=False))
         elif option and option.pads() and (what := blocks[name].counts_tokens()):
-            expected = f"none beside {name}, whose {what} would count tokens that only fill up rows"
+            expected = f"none beside {name}, whose {what} would count padding tokens"
             yield Problem(option.key, expected, option.plain(defaults=False))
         elif option and option.first_kv() and blocks[name].keeps_kv():
-            expected = f"kv: here beside {name}, whose keys and values each step has to make"
+            expected = f"kv: here beside {name}, which needs keys and values of its own at each step"
             yield Problem(option.key, expected, option.plain(defaults=False))
     if option and option.first_kv() and names and not any(blocks[name].makes_kv() for name in names):
-        expected = "none with kv: first in a stage without sequence attention"
+        expected = "none with kv: first, since no block of the stage is sequence attention"
         yield Problem(option.key, expected, option.plain(defaults=False))
 
 
@@ -208,10 +210,10 @@ def _crossing_documents(stage: Stage, blocks: Mapping[str, BlockConfig], around:
 def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Iterator[Problem]:
     """Refuse an option of an entry that belongs to its stage, and any beside one of the stage that does."""
     if acts_on_stage(option):
-        expected = f"a value that acts on this entry alone; give {option.name} to the stage"
-        yield Problem("", expected, option.plain(defaults=False))
+        expected = f"a value for this entry alone, since {option.name} acts on the whole stage"
+        yield Problem("", expected, option.plain(defaults=False), "give it to the stage")
     elif around is not None and acts_on_stage(around):
-        expected = f"{around.name}, as in the stage, where it acts on all entries"
+        expected = f"{around.name}, as in the stage, since it acts on all entries"
         yield Problem("", expected, option.plain(defaults=False))
 
 

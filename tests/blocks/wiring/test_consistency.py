@@ -89,16 +89,16 @@ def test_a_copy_and_a_nested_stage_make_both_passes():
 
 
 REFUSED = [
-    ({"stack": 3}, LOSS, "model.loss: expected another loss without exactly one stage with recur"),
+    ({"stack": 3}, LOSS, "model.loss: expected another loss, unless exactly one stage has recur"),
     (
         {"recur": {"steps": 3, "train": {"uniform": [1, 3]}}},
         LOSS,
-        "model.loss: expected another loss where the number of steps varies in training",
+        "model.loss: expected another loss, since training varies the number of steps",
     ),
     (
         {"recur": 3},
         {**LOSS, "short": 3},
-        "model.loss.short: expected a number below that of the stage \\(3\\)",
+        "model.loss.short: expected fewer steps than the stage runs \\(3\\)",
     ),
 ]
 

@@ -134,10 +134,13 @@ def test_thresholds_that_mean_nothing_are_refused():
 
 
 REFUSED = [
-    (spec_of("last"), "stages.1.exit: expected none with model.loss last, which trains no gate"),
-    (spec_of(0.1, "none"), "model.loss: expected another loss where the last stage has exit: none"),
-    (spec_of(first={"exit": GATE}), "stages.0.exit: expected none except in a last stage with recur"),
-    (spec_of(recur=1), "stages.1.exit: expected none except in a last stage with recur"),
+    (spec_of("last"), "stages.1.exit: expected none beside model.loss last, which does not train the gate"),
+    (spec_of(0.1, "none"), "model.loss: expected another loss, since the last stage has exit: none"),
+    (
+        spec_of(first={"exit": GATE}),
+        "stages.0.exit: expected none, unless the stage is the last one and has recur",
+    ),
+    (spec_of(recur=1), "stages.1.exit: expected none, unless the stage is the last one and has recur"),
 ]
 
 

@@ -136,12 +136,12 @@ def test_a_wrong_entry_is_refused_with_its_place(entry: dict[str, Any], fault: s
         (
             ["seq", {"use": "ffn", **POST}],
             {},
-            "stages.0.step.1.norm: expected a value that acts on this entry alone; give post to the stage",
+            "stages.0.step.1.norm: expected a value for this entry alone, since post acts on the whole stage",
         ),
         (
             ["seq", {"parallel": ["seq", "ffn"], "norm": "pre"}],
             POST,
-            "stages.0.step.1.norm: expected post, as in the stage, where it acts on all entries, got 'pre'",
+            "stages.0.step.1.norm: expected post, as in the stage, since it acts on all entries, got 'pre'",
         ),
     ],
 )

@@ -186,19 +186,22 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
     ("stage", "words"),
     [
         ({"residual": {**QUERY, "heads": 5}}, "residual.heads: expected a divisor of width 12, got 5"),
-        ({"residual": {**QUERY, "period": 3}}, "period: expected at most the 2 sublayers of a step"),
+        (
+            {"residual": {**QUERY, "period": 3}},
+            "period: expected at most 2, the number of sublayers in a step",
+        ),
         (
             {"residual": {**QUERY, "views": ["k"], "period": 2}, "step": ["ffn", "seq"]},
-            "expected views that are read behind a mix",
+            "expected only views that some sublayer reads",
         ),
-        ({"residual": {**QUERY, "views": ["residual"]}}, "unless there is a period"),
+        ({"residual": {**QUERY, "views": ["residual"]}}, "only with of: states or a period above 1"),
         ({"residual": {**QUERY, "views": ["k", "k"]}}, "each view once"),
         ({"residual": {**QUERY, "over": 0}}, "residual.over: expected"),
         ({"norm": "post"}, "beside norm: post, which normalises the state after a sublayer"),
-        ({"inject": "add"}, "beside inject: add, which acts around the stage or its steps"),
+        ({"inject": "add"}, "beside inject: add, which acts on the state of the whole stage"),
         (
             {"step": ["seq", {"stack": 2, "step": ["ffn"]}]},
-            "expected another residual where a step holds stages, which make no update",
+            "expected another residual in a stage whose step holds stages, since mix sums",
         ),
         ({"step": [{"use": "seq", "norm": "post"}, "ffn"]}, "beside norm: post"),
         ({"step": [{"use": "seq", "residual": "add"}, "ffn"]}, "expected mix, as in the stage"),
@@ -214,5 +217,5 @@ def test_what_makes_no_sense_beside_a_mix_is_refused(stage, words):
 def test_a_loss_that_reads_states_is_refused():
     plain = tree(BLOCKS, {"recur": 2, "step": list(BLOCKS), "residual": QUERY}, width=12)
     plain["model"]["loss"] = {"steps": "uniform"}
-    with pytest.raises(SpecError, match="expected a last stage whose steps return what the stage returns"):
+    with pytest.raises(SpecError, match="expected a last stage that returns the state after its last step"):
         make(plain)

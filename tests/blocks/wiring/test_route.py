@@ -174,9 +174,9 @@ def test_the_tied_gradient_is_the_sum_of_the_gradients_of_untied_copies():
 @pytest.mark.parametrize(
     ("stage", "told"),
     [
-        ({"keep": (0.5, 1.0)}, "shares that do not grow"),
+        ({"keep": (0.5, 1.0)}, "shares that never increase"),
         ({"keep": (1.0,) * 4}, "at most one share for each of the 3 steps"),
-        ({"inject": "add"}, "none beside inject: add, which is not made for some of the tokens"),
+        ({"inject": "add"}, "none beside inject: add, which cannot run on selected tokens"),
         ({"halt": {"act": 0.01}}, "none beside halt: act"),
         ({"backprop": {"last": 1}}, "none beside backprop: last"),
         ({"residual": {"streams": 2}}, "none beside residual: streams"),
@@ -184,7 +184,7 @@ def test_the_tied_gradient_is_the_sum_of_the_gradients_of_untied_copies():
         ({"step": ({"use": "ffn", "at": "1:"}, "seq")}, "all steps beside route: by"),
         (
             {"blocks": {"seq": {**SEQ, "window": 2}, "ffn": FFN}},
-            "none beside seq, which gets some of the tokens: window needs",
+            "none beside seq, which cannot run on selected tokens: window needs",
         ),
         (
             {"blocks": {**BLOCKS, "seq": {"type": "depth_attention", "heads": 2}}},
@@ -194,22 +194,22 @@ def test_the_tied_gradient_is_the_sum_of_the_gradients_of_untied_copies():
         ({"route": {"kv": "first"}, "per_step": "norm"}, "here beside per_step"),
         (
             {"route": {"kv": "first"}, "step": ("seq", "mla"), "blocks": {**BLOCKS, "mla": MLA}},
-            "kv: here beside mla, whose keys and values each step has to make",
+            "kv: here beside mla, which needs keys and values of its own at each step",
         ),
-        ({"route": {"kv": "first"}, "step": ("ffn",)}, "in a stage without sequence attention"),
-        ({"route": {"by": "token"}, "keep": (1.0,)}, "none beside by: token, where tokens decide"),
+        ({"route": {"kv": "first"}, "step": ("ffn",)}, "no block of the stage is sequence attention"),
+        ({"route": {"by": "token"}, "keep": (1.0,)}, "none beside by: token, since each token"),
         (
             {"route": {"by": "token"}, "keep": None, "step": ("moe",)},
-            "none beside moe, whose balance_rate would count tokens that only fill up rows",
+            "none beside moe, whose balance_rate would count padding tokens",
         ),
-        ({"model": {"loss": {"steps": "uniform"}}}, "none with a loss that reads the state after each step"),
+        ({"model": {"loss": {"steps": "uniform"}}}, "none beside loss: steps, since costs cannot"),
         ({"recur": {"steps": 3, "train": {"uniform": [2, 3]}}}, "fixed"),
     ],
 )
 def test_what_cannot_be_routed_is_refused_with_the_reason(stage, told):
     with pytest.raises(SpecError, match=told):
         count(spec_of(**stage))
-    with pytest.raises(SpecError, match="none except in a stage with recur"):
+    with pytest.raises(SpecError, match="none, unless the stage has recur"):
         make(tree({"f": FFN}, {"stack": 2, "step": ["f"], "route": {"by": "expert_choice", "keep": [0.5]}}))
 
 

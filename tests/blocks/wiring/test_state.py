@@ -24,7 +24,7 @@ def spec_of(steps=3, kind="recur", step=("s", {"parallel": ["f", "s"]}), **optio
     ("options", "words"),
     [
         *(
-            ({"start": start}, "stages.0.start: expected input where there is no `inject`")
+            ({"start": start}, "stages.0.start: expected input beside inject: none")
             for start in ("zeros", "noise", "learned")
         ),
         ({"kind": "stack", "step_code": "embedding"}, "stages.0.step_code: expected none in a stack"),
@@ -32,7 +32,7 @@ def spec_of(steps=3, kind="recur", step=("s", {"parallel": ["f", "s"]}), **optio
         ({"kind": "stack", "per_step": {"lora": 2}}, "stages.0.per_step: expected none in a stack"),
         (
             {"norm": "post", "step_code": "modulation"},
-            "sinusoidal beside norm: post; modulation scales norm: pre",
+            "sinusoidal beside norm: post, since modulation needs norm: pre",
         ),
         ({"step": ["s", {"use": "f", "norm": "none"}], "step_code": "modulation"}, "beside norm: none"),
         ({"per_step": {"lora": 0}}, "stages.0.per_step.lora: expected"),
@@ -52,7 +52,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(options, words):
 )
 def test_weights_per_step_fix_the_number_of_steps(options):
     model = ComposedModel(spec_of(**options))
-    with pytest.raises(ValueError, match="it holds something for each step, so the number of steps is fixed"):
+    with pytest.raises(ValueError, match="it has weights for each step, so the number of steps is fixed"):
         model.set_steps({"stages.0": 4})
 
 

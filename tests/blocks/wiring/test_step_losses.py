@@ -106,9 +106,9 @@ def test_every_step_has_a_head_in_training_alone():
 
 DRAWN = {"steps": 3, "train": {"poisson_lognormal": {"mean": 2, "sigma": 0.5, "max": 3}}}
 REFUSED = [
-    ({"recur": 1}, "last where the last stage has one step"),
-    ({"recur": DRAWN}, "last where the number of steps of the last stage varies in training"),
-    ({"recur": 3, "residual": {"mix": "static"}}, "a last stage whose steps return what the stage returns"),
+    ({"recur": 1}, "last, since the last stage has a single step"),
+    ({"recur": DRAWN}, "last, since training varies the number of steps of the last stage"),
+    ({"recur": 3, "residual": {"mix": "static"}}, "a last stage that returns the state after its last step"),
 ]
 
 

@@ -58,22 +58,22 @@ def test_sublayers_read_one_stream_each_in_turn():
 @pytest.mark.parametrize(
     ("residual", "stage", "expected"),
     [
-        ({}, {"norm": "post"}, "one stream beside norm: post, which reads no more"),
-        ({}, {"inject": "add"}, "one stream beside inject: add, which reads no more"),
+        ({}, {"norm": "post"}, "1 beside norm: post, which reads a single stream"),
+        ({}, {"inject": "add"}, "1 beside inject: add, which reads a single stream"),
         (
             {"constrain": "doubly_stochastic", "per": "step"},
             {},
-            "none or diagonal with per: step, whose output contains its input already",
+            "none or diagonal beside per: step, since a step already adds its input to its output",
         ),
         (
             {},
             {"step": ["seq", {"stack": 2, "step": ["depth", "ffn"]}]},
-            "the same residual in the stages of this step, which share its streams",
+            "the same residual in this stage and those in its step, since they share streams",
         ),
         (
             {"mix": "static"},
             {"step": ["seq", {"stack": 2, "step": ["depth", "ffn"], "residual": {"streams": 2}}]},
-            "the same residual in the stages of this step, which share its streams",
+            "the same residual in this stage and those in its step, since they share streams",
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_streams_of_the_model_span_its_stages(mix):
     assert hashes[0] == hashes[1] != hashes[2]
 
     spec["stages"][1]["residual"] = "add"
-    with pytest.raises(SpecError, match="expected streams, as on the model, where it spans all stages"):
+    with pytest.raises(SpecError, match="expected streams, as on the model, since it spans all stages"):
         make(spec)
 
 

@@ -68,7 +68,7 @@ OPTIONS = [
         "recur: 4",
         "recur: 4\n    residual: {streams: 2}\n    norm: post",
         "10:25  stages.0.residual.streams:",
-        ["one stream beside norm: post, which reads no more", "per: step"],
+        ["1 beside norm: post, which reads a single stream", "per: step"],
     ),
     (
         "recur: 4",
@@ -80,13 +80,13 @@ OPTIONS = [
         "recur: 4",
         "recur: 4\n    residual: {mix: static}\n    inject: add",
         "10:15  stages.0.residual:",
-        ["another residual beside inject: add, which acts around"],
+        ["another residual beside inject: add, which acts on the state"],
     ),
     (
         "recur: 4",
         "recur: 4\n    start: noise",
         "10:12  stages.0.start:",
-        ["where there is no `inject`", "never read the stage's input"],
+        ["input beside inject: none", "never read the stage's input"],
     ),
     (
         "recur: 4",
@@ -105,7 +105,7 @@ OPTIONS = [
         "recur: 4",
         "stack: 4\n    halt: {act: 0.01}",
         "10:11  stages.0.halt:",
-        ["none except in a stage with recur"],
+        ["none, unless the stage has recur"],
     ),
     (
         "recur: 4",
@@ -117,7 +117,7 @@ OPTIONS = [
         "recur: 4",
         "recur: 4\n    backprop: {last: 2}",
         "10:15  stages.0.backprop:",
-        ["all where there is no `inject`", "would not be trained, got {last: 2}"],
+        ["all beside inject: none", "would be trained, got {last: 2}"],
     ),
     ("recur: 4", "recur: 4\n    truncate: 2", "10:5  stages.0.truncate:", ["did you mean backprop?"]),
     ("lr: 3e-3", "optimizer: adam", "15:14  train.optimizer:", ["did you mean adamw?"]),
@@ -151,14 +151,14 @@ OPTIONS = [
         "recur: 4",
         "stack: 4\n    per_step: {norm: true}",
         "10:15  stages.0.per_step:",
-        ["none in a stack, whose layers share no weights"],
+        ["none in a stack, since each of its layers already has its own weights"],
     ),
     (
         "recur: 4",
         "recur: 4\n    exit: {gate: learned}",
         "10:11  stages.0.exit:",
         [
-            "model.loss last, which trains no gate",
+            "model.loss last, which does not train the gate",
             "got {gate: learned}",
             "model.loss: {exit: 0.05} trains it",
         ],
@@ -167,7 +167,7 @@ OPTIONS = [
         "recur: 4",
         "stack: 4\n    exit: {gate: learned}",
         "10:11  stages.0.exit:",
-        ["none except in a last stage with recur: 2 or more"],
+        ["none, unless the stage is the last one and has recur: 2 or more"],
     ),
     (
         "recur: 4",
@@ -209,7 +209,7 @@ OPTIONS = [
         "recur: 4",
         "recur: {steps: 4, train: {uniform: [2, 4]}}\n    step_code: embedding",
         "9:30  stages.0.recur.train:",
-        ["stages.0 with 2 (step_code: it holds something for each step"],
+        ["stages.0 with 2 (step_code: it has weights for each step"],
     ),
     (
         "[seq, depth,",
@@ -251,7 +251,7 @@ OPTIONS = [
         "width: 64,",
         "width: 64, loss: {exit: 0.1},",
         "3:26  model.loss:",
-        ["where the last stage has exit: none", "give the stage exit: {gate: learned}"],
+        ["since the last stage has exit: none", "give the stage exit: {gate: learned}"],
     ),
     (
         "width: 64,",
@@ -266,7 +266,7 @@ OPTIONS = [
         "kv_heads: 2",
         "kv_heads: 2, sinks: 2",
         "5:65  blocks.seq.sinks:",
-        ["a window beside which sinks are seen", "all earlier tokens are seen"],
+        ["none without a window, since all earlier tokens are attended to", "or set window"],
     ),
     (
         "kv_heads: 2",

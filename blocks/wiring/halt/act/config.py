@@ -44,10 +44,10 @@ class AdaptiveComputationTime(Halt):
     def problems(self, site: Site) -> Iterator[Problem]:
         """Check that there are steps to choose from, and one state to look at."""
         if not site.tied or site.steps == 1:
-            yield Problem("", "none except in a stage with recur: 2 or more", self.plain())
+            yield Problem("", "none, unless the stage has recur: 2 or more", self.plain())
         residual = site.wiring.get("residual")
         if residual is not None and residual.name == "streams":
-            expected = "none beside residual: streams, of which there are several from step to step"
+            expected = "none beside residual: streams, since halting needs a single state per token"
             yield Problem("", expected, self.plain())
 
     def summary(self, site: Site) -> str:

@@ -40,13 +40,13 @@ class ConsistencyLoss(LastStep):
         """Check that there is one recurrent stage, and that it runs more steps."""
         recurrent = [stage for stage in site.stages if stage.tied]
         if len(recurrent) != 1:
-            got = f"{self.plain()} beside {len(recurrent)} of them"
-            yield Problem("", "another loss without exactly one stage with recur", got)
+            got = f"{self.plain()} with {len(recurrent)} such stages"
+            yield Problem("", "another loss, unless exactly one stage has recur", got)
         for stage in recurrent:
             if stage.varies:
-                yield Problem("", "another loss where the number of steps varies in training", self.plain())
+                yield Problem("", "another loss, since training varies the number of steps", self.plain())
             if self.short >= stage.steps:
-                yield Problem("short", f"a number below that of the stage ({stage.steps})", self.short)
+                yield Problem("short", f"fewer steps than the stage runs ({stage.steps})", self.short)
 
     def summary(self, site: Site) -> str:
         """Name the loss."""

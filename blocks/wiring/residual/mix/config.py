@@ -85,24 +85,27 @@ class MixedResidual(Residual):
         if site.width % self.heads:
             yield Problem("heads", f"a divisor of width {site.width}", self.heads)
         if self.period > max(len(site.entries), 1):
-            expected = f"at most the {len(site.entries)} sublayers of a step, each of which begins with a mix"
+            expected = f"at most {len(site.entries)}, the number of sublayers in a step"
             yield Problem("period", expected, self.period)
 
     def _unread(self, site: Site) -> Iterator[Problem]:
         mixed = [place for place in site.sublayers if self._has_mix(place)]
         read = {view for place in mixed for view in (*place.views, *self._state(place))}
         for view in (view for view in self.views if view not in read):
-            hint = "q, k and v are what attention is projected from"
+            hint = "q, k and v are inputs of attention, and no attention block reads a mix"
             if view == "residual":
-                hint = "each sublayer reads mixes of outputs alone, unless there is a period"
-            yield Problem("views", "views that are read behind a mix", view, hint)
+                hint = "residual is read only with of: states or a period above 1"
+            yield Problem("views", "only views that some sublayer reads", view, hint)
 
     def _others(self, site: Site) -> Iterator[Problem]:
         if site.nested:
-            yield Problem("", "another residual where a step holds stages, which make no update", self.name)
+            expected = (
+                "another residual in a stage whose step holds stages, since mix sums outputs of sublayers"
+            )
+            yield Problem("", expected, self.name)
         for key, option in site.wiring.items():
             if key != self.key and acts_on_stage(option):
-                yield self._refused(option, "acts around the stage or its steps")
+                yield self._refused(option, "acts on the state of the whole stage")
         for norm in {each["norm"].name: each["norm"] for each in site.entries if "norm" in each}.values():
             if norm.order < self.order:
                 yield self._refused(norm, "normalises the state after a sublayer")

@@ -45,18 +45,20 @@ class StreamResidual(Residual):
         """Exclude what reads one stream, and a mix that would double the state at each step."""
         if self.per == "step":
             if self.constrain == "doubly_stochastic":
-                expected = "none or diagonal with per: step, whose output contains its input already"
+                expected = (
+                    "none or diagonal beside per: step, since a step already adds its input to its output"
+                )
                 yield Problem("constrain", expected, self.constrain)
             return
         outside = site.model.get(self.key) == self
         beside = [each for options in (site.wiring, *site.entries) for each in options.items()]
         for key, option in dict.fromkeys(beside):
             if isinstance(option, WiringConfig) and option != self and self._hides(option, outside):
-                expected = f"one stream beside {key}: {option.name}, which reads no more"
-                hint = "with per: step there is one stream in a step"
+                expected = f"1 beside {key}: {option.name}, which reads a single stream"
+                hint = "or set per: step, which has a single stream within a step"
                 yield Problem("streams", expected, self.streams, hint)
         if any(options.get(self.key) != self for options in site.nested):
-            expected = "the same residual in the stages of this step, which share its streams"
+            expected = "the same residual in this stage and those in its step, since they share streams"
             yield Problem("streams", expected, self.streams)
 
     def spans_stages(self) -> bool:

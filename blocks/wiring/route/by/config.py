@@ -63,25 +63,30 @@ class RoutedBy(Route):
     def _shares(self, site: Site) -> Iterator[Problem]:
         keep = self.keep or ()
         if not site.tied:
-            yield Problem("", "none except in a stage with recur", self.plain())
+            yield Problem("", "none, unless the stage has recur", self.plain())
         elif len(keep) > site.steps:
             yield Problem("keep", f"at most one share for each of the {site.steps} steps", [*keep])
         if self.by == "token" and keep:
-            yield Problem("keep", "none beside by: token, where tokens decide for themselves", [*keep])
+            yield Problem(
+                "keep", "none beside by: token, since each token chooses its own number of steps", [*keep]
+            )
         if any(later > earlier for earlier, later in pairwise(keep)):
-            expected = "shares that do not grow, since tokens that left do not come back"
+            expected = "shares that never increase, since a token that has stopped runs no later step"
             yield Problem("keep", expected, [*keep])
 
     def _first(self, site: Site) -> Iterator[Problem]:
         if self.kv != "first":
             return
         if self.keep and self.keep[0] < 1:
-            expected = "1 as the first share beside kv: first, since all tokens are seen as they are there"
+            expected = (
+                "1 as the first share beside kv: first, since the first step makes the keys of all tokens"
+            )
             yield Problem("keep", expected, [*self.keep])
         per_step = site.wiring.get("per_step")
         if per_step is not None and per_step.name != "none":
             expected = (
-                "here beside per_step, whose weights for keys and values the first step alone would use"
+                f"here beside per_step: {per_step.name}, since later steps would not use their own weights "
+                "for keys and values"
             )
             yield Problem("kv", expected, self.kv)
 
@@ -89,13 +94,15 @@ class RoutedBy(Route):
         if site.nested:
             yield Problem("", "none in a stage that has stages in its step", self.plain())
         loss = site.model.get("loss")
-        if site.is_last and getattr(loss, "reads_steps", False):
-            expected = "none with a loss that reads the state after each step, which costs do not count yet"
+        if site.is_last and loss is not None and getattr(loss, "reads_steps", False):
+            expected = (
+                f"none beside loss: {loss.name}, since costs cannot yet count a loss that reads every step"
+            )
             yield Problem("", expected, self.plain())
         for options in (site.wiring, *site.entries):
             for key, option in options.items():
                 if key not in _ANY and not self._allows(key, option.name, type(option).default):
-                    expected = f"none beside {key}: {option.name}, which is not made for some of the tokens"
+                    expected = f"none beside {key}: {option.name}, which cannot run on selected tokens"
                     yield Problem("", expected, self.plain())
                     return
 

@@ -35,8 +35,8 @@ class Modulation(StepCodeInRecur):
         norms = [options["norm"] for options in (site.wiring, *site.entries) if "norm" in options]
         norm = next((each for each in norms if each.name != "pre"), None)
         if norm is not None:
-            expected = "none, embedding or sinusoidal beside norm: "
-            yield Problem("", f"{expected}{norm.name}; modulation scales norm: pre", self.name)
+            expected = f"none, embedding or sinusoidal beside norm: {norm.name}"
+            yield Problem("", f"{expected}, since modulation needs norm: pre", self.name)
 
     def summary(self, site: Site) -> str:
         """Say what is modulated."""
