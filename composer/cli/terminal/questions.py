@@ -35,6 +35,7 @@ def score_on(
         DataError: the questions cannot be read.
         TrainingError: a run cannot be read, or the questions do not go with it.
     """
+    from composer.data.base.errors import DataError
     from composer.training.questions.forms import FORMS
     from composer.training.questions.read import read_questions
     from composer.training.questions.score import score_questions
@@ -47,7 +48,10 @@ def score_on(
         saved = read(Path(run), which)
         model = saved.model()
         for count in counts:
-            quality = score_questions(model, questions, asked.kind, count, pattern, asked.new_tokens)
+            try:
+                quality = score_questions(model, questions, asked.kind, count, pattern, asked.new_tokens)
+            except DataError as error:
+                raise DataError(f"{asked.file}: {run} cannot read it: {error}") from None
             rows.append((run, saved, count, quality))
     if json:
         _print_json(rows)

@@ -3,16 +3,19 @@
 import gzip
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+import composer
 from composer.cli.main import main
 from composer.data.base.errors import DataError
 from composer.training.folder.errors import TrainingError
 from composer.training.questions.forms import FORMS, Question, same_answer
 from composer.training.questions.read import read_questions
 from composer.training.questions.score import score_questions
+from composer.training.run import run_training
 from composer.training.score import read
 
 # an example of each form as its authors publish it, and what it asks
@@ -205,3 +208,17 @@ def test_questions_that_do_not_go_with_what_is_asked_are_refused(run, tmp_path, 
     for arguments in (["--on", "x"], ["--as", "loss"], ["--on", "x", "--as", "loss", "--tokens", "1k"]):
         assert main(["eval", str(run), *arguments]) == 2
         assert "--on" in capsys.readouterr().err
+
+
+def test_texts_for_a_model_of_numbers_are_refused_with_the_file_and_the_run(tmp_path, capsys):
+    settings = ["train.tokens=2400", "train.eval.tokens=2400"]
+    with torch.enable_grad():
+        run_training(
+            composer.load(Path(__file__).parents[3] / "specs/dreamer-tiny.yaml", settings), tmp_path / "run"
+        )
+    (tmp_path / "q.jsonl").write_text('{"text": "the cat"}')
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), "--on", str(tmp_path / "q.jsonl"), "--as", "loss"]) == 1
+    told = capsys.readouterr().err
+    assert "q.jsonl: " in told
+    assert "'the cat'" in told
