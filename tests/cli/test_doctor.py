@@ -81,8 +81,8 @@ def test_a_wrong_kernel_ends_with_1(gpu, capsys, monkeypatch):
     assert main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
     wrong = [line for line in lines if "FAILS its self-test: gradient of keys (pull) is off by" in line]
-    # append and attend, as they are and turned, and attend over a part, in two precisions
-    assert len(wrong) == 10
+    # in two precisions
+    assert len(wrong) == 2 * len(callers) > 0
     assert any(line.endswith("; slot_attend is used") for line in wrong)
 
 
