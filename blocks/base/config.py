@@ -66,12 +66,14 @@ class Problem(NamedTuple):
         expected: the expected value, in words.
         got: the actual value.
         hint: a suggestion, or "".
+        unread: whether the value is valid, but nothing reads it.
     """
 
     key: str
     expected: str
     got: Any
     hint: str = ""
+    unread: bool = False
 
 
 class BlockConfig(Config):

@@ -152,9 +152,9 @@ class ExpertAttention(BlockConfig):
             "the only expert" if self.experts == 1 else f"all {self.experts} experts"
         )
         if self.balance_rate not in (0, usual):
-            yield Problem("balance_rate", f"none {why}", self.balance_rate)
+            yield Problem("balance_rate", f"none {why}", self.balance_rate, unread=True)
         if self.balance_loss:
-            yield Problem("balance_loss", f"0 {why}", self.balance_loss)
+            yield Problem("balance_loss", f"0 {why}", self.balance_loss, unread=True)
 
     def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe the experts, their sizes and the step code."""

@@ -22,13 +22,15 @@ _DEEPEST = 20
 _FILES = 100
 
 
-def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
+def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, stored: bool = False) -> Spec:
     """Load the spec at `path`, with `overrides` such as `model.width=128` laid on top.
+
+    In a `stored` spec, which an earlier version may have written, fields that nothing reads are no faults.
 
     Raises:
         SpecError: the file cannot be read, or it is not a valid spec.
     """
-    return resolve_spec(read_tree(path, overrides))
+    return resolve_spec(read_tree(path, overrides), stored)
 
 
 def loads(text: str, name: str = "<text>", overrides: Sequence[str] = ()) -> Spec:
@@ -165,8 +167,8 @@ def is_space(tree: Node) -> bool:
     return isinstance(tree.value, dict) and "search" in tree.value
 
 
-def resolve_spec(tree: Node) -> Spec:
-    """Make the spec of a merged tree that holds no choices.
+def resolve_spec(tree: Node, stored: bool = False) -> Spec:
+    """Make the spec of a merged tree that holds no choices; for `stored` see `load`.
 
     Raises:
         SpecError: with every fault of the tree.
@@ -192,7 +194,7 @@ def resolve_spec(tree: Node) -> Spec:
         Node({name: resolver.resolve(node, name) for name, node in top.items()}, tree.place), resolver
     )
     faults += [*wrong, *unused_let(let, resolver.names)]
-    spec = finish(resolved, resolver, faults)
+    spec = finish(resolved, resolver, faults, stored)
     spec._provenance = Provenance(resolved, tree)
     return spec
 
@@ -218,8 +220,8 @@ def unused_let(let: dict[str, Node], used: dict[str, Node] | set[str]) -> list[F
     ]
 
 
-def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = ()) -> Spec:
-    """Validate the tree resolved by `resolver`; `faults` were found before.
+def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = (), stored: bool = False) -> Spec:
+    """Validate the tree resolved by `resolver`; `faults` were found before; for `stored` see `load`.
 
     Raises:
         SpecError: with all faults, in the order of the files.
@@ -229,7 +231,7 @@ def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = ()) -> Spec
     sound = spec if isinstance(spec, Spec) and not resolver.broken else None
     others = [] if isinstance(spec, Spec) else spec
     others += semantic(tree, sound, resolver.broken)
-    found += [fault for fault in others if not resolver.hides(fault.path)]
+    found += [fault for fault in others if not (resolver.hides(fault.path) or (stored and fault.unread))]
     if found:
         raise SpecError(in_order(found))
     assert isinstance(spec, Spec)

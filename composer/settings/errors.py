@@ -23,7 +23,8 @@ class Fault:
     """One fault: where (file and line, or the `--set` option), which key, expected, got, a hint.
 
     `line` and `column` count from 1; 0 means that the place has no lines, as an option has none. Where `got`
-    is empty, `expected` holds the whole message; where `file` is, the message names it.
+    is empty, `expected` holds the whole message; where `file` is, the message names it. `unread`: the value
+    is valid, but nothing reads it.
     """
 
     file: str
@@ -33,6 +34,7 @@ class Fault:
     expected: str
     got: str
     hint: str = ""
+    unread: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -327,7 +328,8 @@ def _problems(found: Iterable[Problem], path: tuple[str | int, ...], tree: Node)
 
 def _problem(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fault:
     steps = problem.key.split(".") if problem.key else []
-    return fault_at(tree, (*path, *steps), problem.expected, shown(problem.got), problem.hint)
+    fault = fault_at(tree, (*path, *steps), problem.expected, shown(problem.got), problem.hint)
+    return replace(fault, unread=problem.unread)
 
 
 def valid_parts(tree: Node, broken: Collection[str] = ()) -> Parts:

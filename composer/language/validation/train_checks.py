@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from blocks.wiring.optimizer import OptimizerChoice
 from composer.language.schema.spec import Schedule, Train
@@ -40,8 +41,9 @@ def _schedule(train: Train, tree: Node) -> Iterator[Fault]:
         return
     path = ("train", "schedule", "shape")
     if decay == 0:
-        yield fault_at(tree, path, f"{usual}, since decay is 0", shape)
+        yield replace(fault_at(tree, path, f"{usual}, since decay is 0", shape), unread=True)
     elif train.batch_sequences and train.decay_steps < 2:
         steps = f"{train.decay_steps} of {train.steps} optimizer step{'s' * (train.steps > 1)}"
         expected = f"{usual}, since decay is {decay:g}, which is {steps} and leaves nothing to shape"
-        yield fault_at(tree, path, expected, shape, "raise train.tokens or decay")
+        hint = "raise train.tokens or decay"
+        yield replace(fault_at(tree, path, expected, shape, hint), unread=True)

@@ -30,7 +30,7 @@ def unread_fields(
 def _unread(name: str, block: BlockConfig, stages: Sequence[Stage]) -> Iterator[Problem]:
     # a block that is used nowhere has a fault of its own
     if uses := [use for number, stage in enumerate(stages) for use in _uses(name, stage, number)]:
-        yield from block.unread(uses)
+        yield from (problem._replace(unread=True) for problem in block.unread(uses))
 
 
 def _uses(name: str, stage: Stage, number: int, around: Use = ()) -> Iterator[Use]:
@@ -62,4 +62,4 @@ def _apart(model: Model, stages: Sequence[Stage], blocks: Mapping[str, BlockConf
     names = [name for stage in stages for name in used(stage)]
     if all(name in blocks and not blocks[name].mixes_tokens() for name in names):
         expected = "joined, since no block of the model reads other tokens"
-        yield Problem(option.key, expected, option.plain())
+        yield Problem(option.key, expected, option.plain(), unread=True)

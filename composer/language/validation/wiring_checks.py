@@ -105,7 +105,7 @@ def _beside_stages_alone(option: WiringConfig, outer: WiringConfig, stage: Stage
         expected = (
             f"no {option.key} in a stage whose step holds only stages, since these take theirs from the model"
         )
-        yield Problem("", expected, option.plain(defaults=False), "give it to the stages inside")
+        yield Problem("", expected, option.plain(defaults=False), "give it to the stages inside", unread=True)
 
 
 def _below(path: Path, key: str) -> Path:

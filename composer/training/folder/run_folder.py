@@ -130,7 +130,7 @@ def read_spec(folder: Path) -> Spec:
     if not path.is_file():
         raise TrainingError(f"{folder}: expected a run folder, but there is no {SPEC} in it")
     try:
-        return load(path)
+        return load(path, stored=True)
     except SpecError as error:
         raise TrainingError(f"{path}: the spec of this run cannot be read:\n{error}") from None
 

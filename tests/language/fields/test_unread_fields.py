@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from composer.language.load import loads, read_text
+from composer.language.load import load, loads, read_text
 from composer.language.space import InvalidPoint, Space
 from composer.settings.errors import SpecError
 from composer.testing.examples import stands, wiring_examples
@@ -115,6 +116,13 @@ def test_a_field_that_nothing_reads_is_refused_at_its_place(case: str) -> None:
     assert fault.path == path
     assert fault.line
     assert fault.got
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_stored_spec_may_have_a_field_that_nothing_reads(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(json.dumps(REFUSED[case][1]), "utf-8")
+    load(path, stored=True)
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
