@@ -90,20 +90,15 @@ def knee(goals: Goals, front: Mapping[Key, Values]) -> Key | None:
 
 
 def spread(goals: Goals, front: Mapping[Key, Values]) -> list[Key]:
-    """Order the points of a front: the best in the primary objective, the knee, then by that objective.
+    """Order the points of a front, from the best in the primary objective, near copies last.
 
-    The knee comes second as the likely choice of those who weigh cost more. Near copies come last: they
-    are within a tenth of the front's range of an earlier point in each of the other objectives, and of two
-    candidates with almost the same cost the rule for the winner needs one.
+    A near copy is within a tenth of the front's range of an earlier point in each of the other objectives: of
+    two candidates with almost the same cost the rule for the winner needs one.
     """
     points = {key: goals.primary_first(goals.ascending(values)) for key, values in front.items()}
     order = sorted(points, key=points.__getitem__, reverse=True)
     if len(goals.objectives) == 1:
         return order
-    bend = knee(goals, front)
-    if bend is not None and bend != order[0]:
-        order.remove(bend)
-        order.insert(1, bend)
     scaled = dict(zip(order, rescaled([points[key][1:] for key in order]), strict=True))
     chosen: list[Key] = []
     for key in order:

@@ -118,12 +118,6 @@ def test_finalists_are_spread_from_the_best_and_none_is_lost(front):
     assert near == sorted(near)
 
 
-def test_the_knee_is_the_second_finalist():
-    front = {"best": (1.0, 100.0), "good": (0.99, 80.0), "bend": (0.97, 30.0), "cheap": (0.5, 10.0)}
-    assert knee(TWO, front) == "bend"
-    assert spread(TWO, front) == ["best", "bend", "good", "cheap"]
-
-
 def test_a_near_copy_comes_after_the_others_of_its_front():
     front = {"best": (1.0, 100.0), "copy": (0.99, 95.0), "next": (0.9, 50.0), "last": (0.5, 10.0)}
     assert spread(TWO, front) == ["best", "next", "last", "copy"]
