@@ -49,7 +49,7 @@ def test_what_cannot_be_run_is_refused(steps, message):
 
 def test_weights_of_each_step_fix_their_number():
     model = ComposedModel(spec(3, block="e", other={**EXPERT, "depth_code": "bias"}))
-    with pytest.raises(ValueError, match="it has weights for each step"):
+    with pytest.raises(ValueError, match="for each step"):
         model.set_steps({"stages.0.1": 4})
 
 

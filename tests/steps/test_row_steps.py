@@ -126,7 +126,7 @@ def test_what_would_tell_other_rows_apart_is_refused(stages, why):
 
 
 def test_losses_of_each_step_are_refused_and_so_are_other_numbers_of_rows():
-    with pytest.raises(SpecError, match="varies in training"):
+    with pytest.raises(SpecError, match="training varies the number of steps"):
         spec(apart(), model={"loss": {"steps": "uniform"}})
     model = compiled(spec({"recur": 3, "step": ["s", "f"]}, model={"loss": {"steps": "uniform"}}))
     tokens = tokens_for(model.spec, 2)

@@ -52,7 +52,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(options, words):
 )
 def test_weights_per_step_fix_the_number_of_steps(options):
     model = ComposedModel(spec_of(**options))
-    with pytest.raises(ValueError, match="it has weights for each step, so the number of steps is fixed"):
+    with pytest.raises(ValueError, match="for each step, so the number of steps is fixed"):
         model.set_steps({"stages.0": 4})
 
 
