@@ -15,11 +15,14 @@ class Target:
         device: the type of a torch device: cpu, cuda.
         dtype: the dtype of matrix products: float32, bfloat16, float16.
         here: whether this machine has the device, so that custom kernels are tested before they are used.
+        portable: whether the code is to run on other machines too, as exported files do; kernels that depend
+            on the processor do not fit.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     here: bool = False
+    portable: bool = False
 
 
 def _fits(operation: Any, target: Target) -> str:

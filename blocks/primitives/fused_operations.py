@@ -64,13 +64,13 @@ def project_kernels(outputs: int, bias: bool) -> tuple[Kernel, ...]:
         name=f"{plain.name}_onednn",
         function=plain.function.replace(_REFERENCE, "blocks.primitives.by_onednn"),
         why=f"{plain.why}; by oneDNN on processors where that is faster",
-        unfit=_off_cpu,
+        unfit=_off_this_cpu,
     )
     return (by_onednn, plain) if bias else (_with_sum(plain, outputs), by_onednn, plain)
 
 
-def _off_cpu(operation: Any, target: Target) -> str:
-    return "" if target.device == "cpu" else "needs a CPU"
+def _off_this_cpu(operation: Any, target: Target) -> str:
+    return "" if target.device == "cpu" and not target.portable else "needs a CPU that is known"
 
 
 def _off_gpu(operation: Any, target: Target) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from blocks.ir.decoding import LOCAL
-from blocks.ir.graph import Choice, Graph, Loop, Node
+from blocks.ir.graph import Graph, Loop
 from blocks.ir.kernel import Target
 from blocks.ir.operation import Value
-from blocks.ir.walk import Place, graphs, map_nodes, operations
+from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.each_step import EachStep
 from blocks.primitives.operations import Input
 from blocks.primitives.random import digest
@@ -30,8 +30,6 @@ from composer.language.description.show import resolved_yaml
 from composer.language.schema.spec import Spec
 from composer.module.generation.decoding_graph import undecodable
 from composer.module.model import ComposedModel
-
-_ONEDNN = "blocks.primitives.by_onednn:"
 
 
 @dataclass(frozen=True)
@@ -81,15 +79,7 @@ def write(model: ComposedModel, folder: Path) -> list[Path]:
 def plain_graph(spec: Spec) -> Graph:
     """Return the graph of a spec with one operation for each thing it does, none of them fused."""
     graph = dead_code(tie_weights(number_slots(build(spec))))
-    return map_nodes(choose_kernels(infer_types(graph), Target()), _as_torch_does)
-
-
-def _as_torch_does(node: Node) -> Node:
-    """Return a projection with torch's own product instead of one that is chosen for the processor."""
-    if isinstance(node.op, Loop | Input) or not node.kernel.function.startswith(_ONEDNN):
-        return node
-    plain = node.op.kernels[-1]
-    return replace(node, choice=Choice(plain, plain.why))
+    return choose_kernels(infer_types(graph), Target(portable=True))
 
 
 def _functions(graph: Graph, cached: bool) -> list[str]:

@@ -32,8 +32,11 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Return the position of a value."""
-        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        low, high, value = map(self._coordinate, (self.low, self.high, value))
         return self.start + (value - low) / ((high - low) or 1) * (self.end - self.start)
+
+    def _coordinate(self, value: float) -> float:
+        return math.log(value) if self.log else value
 
     def ticks(self, most: int = 6) -> list[float]:
         """Return round values within the range."""
@@ -55,35 +58,30 @@ class Scale:
 class ErrorScale(Scale):
     """Maps accuracies by the logarithm of their error, so that 0.99 and 0.999 stand apart.
 
-    Attributes:
-        least: the smallest error drawn; an accuracy of 1 stands where this one does.
+    An accuracy of 1, which has no error, stands where `high` does.
     """
 
-    least: float = 1e-6
-
-    def __call__(self, value: float) -> float:
-        """Return the position of an accuracy."""
-        low, high, own = (-math.log(max(1 - x, self.least)) for x in (self.low, self.high, value))
-        return self.start + (own - low) / ((high - low) or 1) * (self.end - self.start)
+    def _coordinate(self, value: float) -> float:
+        return -math.log(1 - min(value, self.high))
 
     def ticks(self, most: int = 6) -> list[float]:
         """Return 0.5, 0.9, 0.95, 0.99, ... within the range."""
-        found = [1 - digit * 10.0**-power for power in range(1, 7) for digit in (5, 1)]
-        inside = [value for value in found if self.low <= value <= min(self.high, 1 - self.least)]
-        return inside if len(inside) <= most else [value for value in inside if f"{value:g}"[-1] == "9"]
+        nines, halves = ([1 - digit * 10.0**-power for power in range(1, 7)] for digit in (1, 5))
+        inside = [value for value in sorted(nines + halves) if self.low <= value <= self.high]
+        return inside if len(inside) <= most else [value for value in inside if value in nines]
 
 
 def accuracy_scale(values: Iterable[float], start: float, end: float) -> Scale:
     """Make a scale of accuracies: by their errors if these differ by more than a factor of 20, else linear.
 
-    Other values than those from 0 to 1, but for spreads that reach beyond 1, get a linear scale.
+    Values that are no accuracies get a linear scale; a mean plus its spread may be up to 1.5.
     """
     found = [*values]
     errors = sorted({1 - value for value in found if value < 1})
     if not errors or errors[-1] > 1 or max(found) > 1.5 or errors[-1] <= 20 * errors[0]:
         return scale(found, start, end)
     least = max(errors[0] / (2 if max(found) >= 1 else 1.3), 1e-6)
-    return ErrorScale(max(1 - 1.3 * errors[-1], 0.0), 1 - least, start, end, least=least)
+    return ErrorScale(max(1 - 1.3 * errors[-1], 0.0), 1 - least, start, end)
 
 
 def scale(values: Iterable[float], start: float, end: float, log: bool = False, room: float = 0.06) -> Scale:

@@ -67,16 +67,20 @@ def mean_text(name: str, mean: float, spread: float | None) -> str:
         return value_text(name, mean)
     if not spread:
         return f"{value_text(name, mean)} ± 0"
-    digits = max(0, 1 - math.floor(math.log10(spread)))
+    digits = _digits(spread)
     return f"{mean:.{digits}f} ± {spread:.{digits}f}" if digits < 8 else f"{mean:.4g} ± {spread:.2g}"
+
+
+def _digits(spread: float) -> int:
+    """Return how many decimals show two digits of a spread."""
+    return max(0, 1 - math.floor(math.log10(spread)))
 
 
 def gap_text(name: str, gap: float, spread: float = 0.0) -> str:
     """Format a positive difference, without digits below the precision of the spread but the first."""
     if name in MEASURES or not (spread or gap < 0.001):
         return value_text(name, gap)
-    digits = max(0, 1 - math.floor(math.log10(spread or gap)))
-    digits = max(digits, -math.floor(math.log10(gap)))
+    digits = max(_digits(spread or gap), -math.floor(math.log10(gap)))
     return f"{gap:.{digits}f}" if digits < 8 else f"{gap:.2g}"
 
 
