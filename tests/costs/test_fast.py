@@ -91,8 +91,8 @@ def test_each_number_that_changes_alone_is_honoured(name):
 def test_points_of_a_space_cost_what_their_specs_cost():
     space, coster, rng = load_space(SPECS / "space.yaml"), Coster(), random.Random(0)
     for _ in range(150):
-        point = space.point(lambda knob: draw(knob, rng))
-        params, tree = space.tree(lambda knob, answers=point.params: answers[knob.name])
+        point = space.point(lambda tunable: draw(tunable, rng))
+        params, tree = space.tree(lambda tunable, answers=point.params: answers[tunable.name])
         assert params == point.params
         assert coster(tree) == measures(count(point.spec))
     # sizes alone never take a second function

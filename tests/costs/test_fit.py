@@ -15,7 +15,7 @@ from composer.costs.base.budget import Budget
 from composer.costs.counting.plan import count, make_plan
 from composer.costs.fitting.caps import check_caps, excesses
 from composer.costs.fitting.fit import Fitting, cheaper, fit, suggestions
-from composer.costs.fitting.tunables import Knobs
+from composer.costs.fitting.tunables import Tunables
 from composer.language.load import load
 from composer.language.schema.spec import Caps
 from composer.settings.errors import SpecError
@@ -46,11 +46,11 @@ def test_each_suggestion_fits_by_itself_and_the_next_nearer_value_does_not(cap, 
     source.append(f"caps.{cap}={spec.caps.limit(cap)}")
     for move in found:
         assert fits(load(file, [*source, f"{move.path}={move.new}"])), move
-        knob = next(knob for knob in Knobs(spec).all if knob.path == move.path)
-        assert knob.value == move.old
+        tunable = next(tunable for tunable in Tunables(spec).all if tunable.path == move.path)
+        assert tunable.value == move.old
         if cap == "train_memory":
             continue  # nearest for what the spec recomputes as it is
-        choices = list(cheaper(spec, knob))
+        choices = list(cheaper(spec, tunable))
         for nearer in reversed(choices[: choices.index(move.new)]):
             try:
                 other = load(file, [*source, f"{move.path}={nearer}"])
@@ -60,7 +60,7 @@ def test_each_suggestion_fits_by_itself_and_the_next_nearer_value_does_not(cap, 
             break
 
 
-def test_suggestions_mend_all_caps_where_one_knob_can_and_else_this_one():
+def test_suggestions_mend_all_caps_where_one_tunable_can_and_else_this_one():
     source = ["caps=null", "caps.params=60k", "caps.depth_cache_bytes=600"]
     spec = load(TINY, source)
     for cap, found in suggestions(make_plan(spec), ["params", "depth_cache_bytes"]).items():
@@ -75,7 +75,7 @@ def test_a_refusal_tells_what_to_try(capsys):
     assert main(["check", TINY, "--set", "caps.params=60k"]) == 1
     assert "(try: expert.experts 12 -> 10, " in capsys.readouterr().err
     assert main(["check", TINY, "--set", "caps.params=1"]) == 1
-    assert "(no single knob brings it below)" in capsys.readouterr().err
+    assert "(no single size brings it below)" in capsys.readouterr().err
 
 
 def test_a_cap_on_time_is_fitted_too():
@@ -88,7 +88,7 @@ def test_a_cap_on_time_is_fitted_too():
     assert fits(found.spec)
 
 
-def test_the_fewest_knobs_change_and_those_the_least():
+def test_the_fewest_tunable_change_and_those_the_least():
     spec = over("params", 90)
     (move,) = fit(spec).moves
     (every,) = suggestions(make_plan(spec), ["params"]).values()

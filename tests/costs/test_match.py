@@ -8,7 +8,7 @@ from strategies import make
 
 from composer.costs.counting.plan import count
 from composer.costs.fitting.fit import cheaper
-from composer.costs.fitting.tunables import Knobs
+from composer.costs.fitting.tunables import Tunables
 from composer.costs.matching import match as matching
 from composer.costs.matching.match import match
 from composer.language.description.show import document, resolved_yaml
@@ -43,11 +43,13 @@ def spec(name):
 
 
 def freed(base, fields):
-    """The knobs of a spec with these fields; `steps` are those of every stage."""
+    """The tunables of a spec with these fields; `steps` are those of every stage."""
     if fields is None:
         return None
     known = {*fields.split(","), *(("recur", "stack") if "steps" in fields else ())}
-    return [knob.path for knob in Knobs(base, apart=True).all if knob.path.rpartition(".")[2] in known]
+    return [
+        tunable.path for tunable in Tunables(base, apart=True).all if tunable.path.rpartition(".")[2] in known
+    ]
 
 
 def off(found, target, on=MAIN):
@@ -81,7 +83,7 @@ def test_every_changed_value_is_told_and_none_else():
     one = spec("recurrent-tiny")
     found = match(one, spec(TINY))
     before, after = (
-        {knob.path: knob.value for knob in Knobs(each, apart=True).all if knob.part != "train"}
+        {tunable.path: tunable.value for tunable in Tunables(each, apart=True).all if tunable.part != "train"}
         for each in (one, found.spec)
     )
     changed = {path: (before[path], after[path]) for path in before if before[path] != after[path]}
@@ -179,8 +181,8 @@ def test_mistakes_are_told_in_words():
 
 def test_only_numbers_that_a_field_takes_are_tried(monkeypatch):
     base, target = load("specs/family/peer.yaml"), spec(TINY)
-    (knob,) = (knob for knob in Knobs(base).all if knob.label == "peer.experts")
-    fewer = cheaper(base, knob)
+    (tunable,) = (tunable for tunable in Tunables(base).all if tunable.label == "peer.experts")
+    fewer = cheaper(base, tunable)
     assert [*fewer[:3], fewer[-1], len(fewer), fewer.index(900)] == [31**2, 30**2, 29**2, 1, 31, 1]
     tried = set()
 

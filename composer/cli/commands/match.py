@@ -46,7 +46,7 @@ def match(
         str | None,
         typer.Option(
             "--free",
-            metavar="KNOB,..",
+            metavar="SIZE,..",
             help="The numbers that may change, such as width,expert.hidden,steps. "
             "Default: the width, heads, head sizes, experts, active experts and hidden sizes.",
             show_default=False,
@@ -88,8 +88,8 @@ def match(
 
     wanted, bounds = _tolerances(tolerance), read_bounds(bound or ())
     target = load(to)
-    knobs = measure_names(free) if free else None
-    found = matched(load(base, settings or ()), target, measure_names(on), knobs, wanted, bounds=bounds)
+    tunables = measure_names(free) if free else None
+    found = matched(load(base, settings or ()), target, measure_names(on), tunables, wanted, bounds=bounds)
     if json:
         from json import dumps
 

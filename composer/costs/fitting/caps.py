@@ -85,7 +85,7 @@ def _excesses(caps: Caps, costs: Costs, kind: Kind) -> Iterator[Excess]:
 
 
 def _faults(plan: Plan, over: list[Excess]) -> Iterator[Fault]:
-    """Turn each excess into a fault that names the knobs that would bring it within the cap."""
+    """Turn each excess into a fault that names the tunables that would bring it within the cap."""
     if not over:
         return
     from composer.costs.fitting.fit import SUGGESTING, suggestions
@@ -95,8 +95,8 @@ def _faults(plan: Plan, over: list[Excess]) -> Iterator[Fault]:
     for excess in over:
         found = ", ".join(map(str, tries.get(excess.cap, ())))
         expected = f"at most {amount(excess.cap, excess.limit)}"
-        hint = f"try: {found}" if found else "no single knob brings it below"
+        hint = f"try: {found}" if found else "no single size brings it below"
         if budget.spent:
             stopped = f"stopped after {count_text(budget.total)} operations costed"
-            hint = f"{hint}; {stopped}" if found else f"no single knob found that brings it below, {stopped}"
+            hint = f"{hint}; {stopped}" if found else f"no single size found that brings it below, {stopped}"
         yield plan.spec.fault(("caps", excess.cap), expected, str(excess), hint)

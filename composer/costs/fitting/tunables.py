@@ -1,4 +1,4 @@
-"""The knobs of a spec: the integers that its costs depend on, each under the name that sets it."""
+"""The tunables of a spec: the integers that its costs depend on, each under the name that sets it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Path: TypeAlias = tuple[str | int, ...]
 Tree: TypeAlias = dict[str, Any]
 """A spec as plain data, resolved."""
 Values: TypeAlias = Mapping[str, int]
-"""Values of knobs by path."""
+"""Values of tunables by path."""
 Part: TypeAlias = Literal["width", "block", "steps", "train"]
 
-# a tree is resolved once for each name: beyond this many nodes in all, numbers are knobs of their own
+# a tree is resolved once for each name: beyond this many nodes in all, numbers are tunables of their own
 _MOST_NODES = 2_000_000
 
 
 @dataclass(frozen=True)
-class Knob:
+class Tunable:
     """A number of a spec, or several numbers that are set together by one name in `let`.
 
     Attributes:
@@ -73,13 +73,13 @@ class Numbers(Sequence[int]):
         return self._ranks.index(self._grid.rank(value))
 
 
-class Knobs:
-    """The knobs of a spec, and its tree for other values of them.
+class Tunables:
+    """The tunables of a spec, and its tree for other values of them.
 
-    Numbers that one name of `let` sets are one knob; with `apart` each is a knob of its own.
+    Numbers that one name of `let` sets are one tunable; with `apart` each is a tunable of its own.
 
     Attributes:
-        all: the knobs.
+        all: the tunables.
         base: the spec's tree.
         unset: the resolved defaults of sizes that the spec does not give, by path.
     """
@@ -89,15 +89,15 @@ class Knobs:
         self.unset: dict[str, int] = _unset(self.base, spec)
         self._source = spec._provenance.source
         self._plain = None if self._source is None else _resolved(self._source)
-        leaves = {knob.path: knob for knob in _leaves(spec)}
+        leaves = {tunable.path: tunable for tunable in _leaves(spec)}
         tied = {} if apart else self._tied()
         taken = {path for _, paths in tied.values() for path in paths}
         named = [_named(name, value, paths, leaves) for name, (value, paths) in tied.items()]
-        free = [knob for path, knob in leaves.items() if path not in taken]
-        self.all: tuple[Knob, ...] = (*(knob for knob in named if knob is not None), *free)
+        free = [tunable for path, tunable in leaves.items() if path not in taken]
+        self.all: tuple[Tunable, ...] = (*(tunable for tunable in named if tunable is not None), *free)
 
     def tree(self, values: Values) -> Tree:
-        """Return the spec's tree with other values for some knobs, without validation.
+        """Return the spec's tree with other values for some tunables, without validation.
 
         Raises:
             SpecError: an expression cannot be evaluated with them.
@@ -128,17 +128,17 @@ class Knobs:
         return found
 
 
-def find(knobs: Sequence[Knob], name: str, spec: str) -> Knob:
-    """Return the knob of a path or label; `spec` is the name of their spec, for errors.
+def find(tunables: Sequence[Tunable], name: str, spec: str) -> Tunable:
+    """Return the tunable of a path or label; `spec` is the name of their spec, for errors.
 
     Raises:
         SpecError: there is none; the message suggests similar ones.
     """
-    for knob in knobs:
-        if name in (knob.path, knob.label):
-            return knob
-    labels = [knob.label for knob in knobs]
-    hint = close(name, [*labels, *(knob.path for knob in knobs)])
+    for tunable in tunables:
+        if name in (tunable.path, tunable.label):
+            return tunable
+    labels = [tunable.label for tunable in tunables]
+    hint = close(name, [*labels, *(tunable.path for tunable in tunables)])
     raise SpecError([Fault(spec, 0, 0, "", f"one of {', '.join(labels)}", repr(name), hint)])
 
 
@@ -151,28 +151,28 @@ def put(tree: Tree, path: Sequence[str | int], value: Any) -> Tree:
     return found
 
 
-def _leaves(spec: Spec) -> Iterator[Knob]:
+def _leaves(spec: Spec) -> Iterator[Tunable]:
     width = spec.model.width
-    yield Knob("model.width", "width", width, _grain(spec.model, "width", width), "width")
+    yield Tunable("model.width", "width", width, _grain(spec.model, "width", width), "width")
     for name, block in spec.blocks.items():
         for field, value in block.canonical(width).items():
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 grain, grid = _grain(block, field, value), marker(fields(type(block)).get(field), Grid)
-                yield Knob(join("blocks", name, field), f"{name}.{field}", value, grain, "block", grid)
+                yield Tunable(join("blocks", name, field), f"{name}.{field}", value, grain, "block", grid)
     trips = list(_trips(spec.stages, "stages"))
     for path, stage in trips:
         short = "steps" if stage.tied else "layers"
-        yield Knob(path, short if len(trips) == 1 else path, stage.trips, 1, "steps")
+        yield Tunable(path, short if len(trips) == 1 else path, stage.trips, 1, "steps")
     if (train := spec.train) is not None:
         batch = train.length
-        yield Knob("train.accumulate", "train.accumulate", train.accumulate, 1, "train")
-        yield Knob("train.batch_tokens", "train.batch_tokens", train.batch_tokens, batch, "train")
+        yield Tunable("train.accumulate", "train.accumulate", train.accumulate, 1, "train")
+        yield Tunable("train.batch_tokens", "train.batch_tokens", train.batch_tokens, batch, "train")
         digits = 10 ** max(len(str(train.tokens)) - 3, 0)
-        yield Knob("train.tokens", "train.tokens", train.tokens, digits, "train")
+        yield Tunable("train.tokens", "train.tokens", train.tokens, digits, "train")
 
 
 def _unset(tree: Tree, spec: Spec) -> dict[str, int]:
-    sizes = {knob.path: knob.value for knob in _leaves(spec)}
+    sizes = {tunable.path: tunable.value for tunable in _leaves(spec)}
     blocks = tree["blocks"].items()
     unset = (join("blocks", name, key) for name, block in blocks for key in block if block[key] is None)
     return {path: sizes[path] for path in unset if path in sizes}
@@ -193,16 +193,16 @@ def _grain(config: Config, field: str, value: int) -> int:
     return 8 if value % 8 == 0 else 2 - value % 2
 
 
-def _named(name: str, value: int, paths: Sequence[str], leaves: Mapping[str, Knob]) -> Knob | None:
-    """Return the knob for a name in `let` that sets some of `leaves`."""
+def _named(name: str, value: int, paths: Sequence[str], leaves: Mapping[str, Tunable]) -> Tunable | None:
+    """Return the tunable for a name in `let` that sets some of `leaves`."""
     set_ = [leaves[path] for path in paths if path in leaves]
     if not set_ or value < 1:
         return None
     # a name that is itself a width moves as widths do
-    alike = [knob for knob in set_ if knob.value == value]
-    grain = max((knob.grain for knob in alike), default=1)
-    grid = next((knob.grid for knob in alike if knob.grid), None)
-    return Knob(name, name, value, grain, set_[0].part, grid)
+    alike = [tunable for tunable in set_ if tunable.value == value]
+    grain = max((tunable.grain for tunable in alike), default=1)
+    grid = next((tunable.grid for tunable in alike if tunable.grid), None)
+    return Tunable(name, name, value, grain, set_[0].part, grid)
 
 
 def _resolved(source: Node) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil, floor, inf, log, log2
 from typing import TypeAlias
 
-from composer.costs.fitting.tunables import Knob, Numbers
+from composer.costs.fitting.tunables import Numbers, Tunable
 from composer.costs.matching.shape import (
     SHAPING,
     WIDTH,
@@ -97,39 +97,41 @@ class Axis:
         return block.sparsity * active, max(_MOST_EXPERTS * base, 2 * block.sparsity * active)
 
 
-def axes(free: Sequence[Knob], limits: Limits, *, fine: bool = False) -> list[Axis]:
-    """Return the axes of the free knobs; with `fine`, dense hidden sizes move in small steps."""
-    known = {knob.path: knob for knob in free}
+def axes(free: Sequence[Tunable], limits: Limits, *, fine: bool = False) -> list[Axis]:
+    """Return the axes of the free tunables; with `fine`, dense hidden sizes move in small steps."""
+    known = {tunable.path: tunable for tunable in free}
     found = []
     for field in ("hidden", "experts"):
         blocks = [each for each in limits.hidden if _solved_for(known.get(path(each.name, field)))]
         if blocks:
-            knobs = [known[path(each.name, field)] for each in blocks]
+            tunables = [known[path(each.name, field)] for each in blocks]
             # rows of experts have to be multiples of 8
             grains = (
-                min(knob.grain, 2) if fine and each.sparsity is None else knob.grain
-                for each, knob in zip(blocks, knobs, strict=True)
+                min(tunable.grain, 2) if fine and each.sparsity is None else tunable.grain
+                for each, tunable in zip(blocks, tunables, strict=True)
             )
-            found.append(Axis(field, tuple(blocks), tuple(knob.value for knob in knobs), tuple(grains)))
+            found.append(
+                Axis(field, tuple(blocks), tuple(tunable.value for tunable in tunables), tuple(grains))
+            )
     return found
 
 
-def _solved_for(knob: Knob | None) -> bool:
-    return knob is not None and knob.grid is None
+def _solved_for(tunable: Tunable | None) -> bool:
+    return tunable is not None and tunable.grid is None
 
 
 def dimensions(
-    free: Sequence[Knob], limits: Limits, effects: Callable[[Knob, int], Sizes], *, apart: bool = False
+    free: Sequence[Tunable], limits: Limits, effects: Callable[[Tunable, int], Sizes], *, apart: bool = False
 ) -> list[list[Option]]:
     """Return the options for each kind of coarse size, nearest first; the first option changes nothing.
 
     Args:
-        free: the knobs that may move.
+        free: the tunables that may move.
         limits: the bounds.
-        effects: returns the sizes, by path, that another value of a knob sets.
+        effects: returns the sizes, by path, that another value of a tunable sets.
         apart: whether the heads of each block change independently of other blocks.
     """
-    known = {knob.path: knob for knob in free}
+    known = {tunable.path: tunable for tunable in free}
     found: list[Iterable[Mapping[str, int]]] = []
     if WIDTH in known:
         found.append({WIDTH: value} for value in _widths(known[WIDTH], limits))
@@ -139,9 +141,9 @@ def dimensions(
         found.append(_active(mixtures, limits.base))
     blocks = [each.name for each in limits.attention] + [each.name for each in limits.hidden]
     shaping = {path(name, field) for name in blocks for field in SHAPING}
-    for knob in free:
-        if knob.path != WIDTH and (knob.path not in shaping or knob.grid is not None):
-            found.append([effects(knob, value) for value in _others(knob)])
+    for tunable in free:
+        if tunable.path != WIDTH and (tunable.path not in shaping or tunable.grid is not None):
+            found.append([effects(tunable, value) for value in _others(tunable)])
     return [_sorted(each, limits) for each in found]
 
 
@@ -162,9 +164,9 @@ def _sorted(each: Iterable[Mapping[str, int]], limits: Limits) -> list[Option]:
     return [options[-1], *sorted(kept.values(), key=lambda option: (option.distance, option.order))]
 
 
-def _widths(knob: Knob, limits: Limits) -> Iterator[int]:
-    grain = knob.grain
-    while knob.grain > 1 and 2 * grain <= knob.value * _WIDTH_STEP:
+def _widths(tunable: Tunable, limits: Limits) -> Iterator[int]:
+    grain = tunable.grain
+    while tunable.grain > 1 and 2 * grain <= tunable.value * _WIDTH_STEP:
         grain *= 2
     low, high = limits.width
     for times in range(ceil(low / grain - 1e-9), floor(high / grain + 1e-9) + 1):
@@ -172,7 +174,7 @@ def _widths(knob: Knob, limits: Limits) -> Iterator[int]:
 
 
 def _heads(
-    blocks: Sequence[Attention], known: Mapping[str, Knob], limits: Limits
+    blocks: Sequence[Attention], known: Mapping[str, Tunable], limits: Limits
 ) -> Iterator[dict[str, int]]:
     """Yield heads, head sizes and groups; blocks with equal heads keep equal heads."""
     first, base = blocks[0], limits.base
@@ -216,10 +218,10 @@ def _active(blocks: Sequence[Hidden], base: Sizes) -> Iterator[dict[str, int]]:
         }
 
 
-def _others(knob: Knob) -> list[int]:
-    least, most = max(knob.value // _OTHER_FACTOR, 1), knob.value * _OTHER_FACTOR
-    ranks = range(knob.sensible.rank(least - 1) + 1, knob.sensible.rank(most) + 1)
-    return _thinned(Numbers(knob.sensible, ranks))
+def _others(tunable: Tunable) -> list[int]:
+    least, most = max(tunable.value // _OTHER_FACTOR, 1), tunable.value * _OTHER_FACTOR
+    ranks = range(tunable.sensible.rank(least - 1) + 1, tunable.sensible.rank(most) + 1)
+    return _thinned(Numbers(tunable.sensible, ranks))
 
 
 def _thinned(values: Sequence[int]) -> list[int]:

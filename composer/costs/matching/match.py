@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from composer.costs.fitting.fit import Measures, Move, made
-from composer.costs.fitting.tunables import Knob, Knobs, Tree, find
+from composer.costs.fitting.tunables import Tree, Tunable, Tunables, find
 from composer.costs.matching.choices import axes, dimensions
 from composer.costs.matching.goal import NOWHERE, Aim, Costs, Found, Goal, Score
 from composer.costs.matching.shape import SHAPING, WIDTH, Limits, Sizes, distance
@@ -83,7 +83,7 @@ def match(
     name: str | None = None,
     measures: Measures | None = None,
 ) -> Match:
-    """Solve the free knobs of `base` for the costs of `target`; deterministic.
+    """Solve the free tunables of `base` for the costs of `target`; deterministic.
 
     The result keeps the architecture of `base` and stays within the bounds of shape; vocabulary, context and
     training are those of the target, so that memory is that of the same micro-batch. Caps are left out on
@@ -94,7 +94,7 @@ def match(
 
     Args:
         on: names of the measures to match, from `MATCHABLE`.
-        free: labels or paths of the knobs that may change. kv_heads follow heads.
+        free: labels or paths of the tunables that may change. kv_heads follow heads.
         tolerance: the allowed deviation of a measure in percent, where it is not the default.
         bounds: bounds of shape; the default ones if None.
         give_up: sets of measures to drop, tried in this order if not all measures can be met. By default each
@@ -103,7 +103,7 @@ def match(
         measures: computes the costs of a tree; a `Coster` by default.
 
     Raises:
-        SpecError: an unknown measure or knob, a target without `train` where memory or training FLOPs are
+        SpecError: an unknown measure or tunable, a target without `train` where memory or training FLOPs are
             compared, or a base that makes no valid spec with the target's training.
     """
     on = list(dict.fromkeys(measure_named(each) for each in on))
@@ -129,13 +129,13 @@ def match_to(
     name: str | None = None,
     measures: Measures | None = None,
 ) -> Match:
-    """Solve the free knobs of `base` for costs given as numbers, as `match` does for those of a spec.
+    """Solve the free tunables of `base` for costs given as numbers, as `match` does for those of a spec.
 
     Args:
         like: the spec that provides vocabulary, context and training. If it has no `train` section, `aims`
             must hold neither memory nor training FLOPs.
         aims: the target value of each measure, and its tolerance in percent.
-        free: labels or paths of the knobs that may change.
+        free: labels or paths of the tunables that may change.
         bounds: bounds of shape; the default ones if None.
         give_up: sets of measures to drop, tried in this order if not all measures can be met. By default each
             measure alone, which is still brought as near as the others allow.
@@ -143,7 +143,7 @@ def match_to(
         measures: computes the costs of a tree; a `Coster` by default.
 
     Raises:
-        SpecError: an unknown knob, or a base that makes no valid spec with the training of `like`.
+        SpecError: an unknown tunable, or a base that makes no valid spec with the training of `like`.
     """
     measures = measures or Coster(aims)
     matching = _Matching(base, like, list(aims), measures, bounds or ShapeBounds(), name)
@@ -194,14 +194,14 @@ class _Matching:
     ) -> None:
         self.limits = Limits(base, bounds)
         self._base, self._names, self._measures = base, names, measures
-        self._knobs, self._apart = Knobs(base), Knobs(base, apart=True)
+        self._tunables, self._apart = Tunables(base), Tunables(base, apart=True)
         given: dict[str, Any] = document(like)
-        tree = _bare(_copied(self._knobs.tree(self._apart.unset)))
+        tree = _bare(_copied(self._tunables.tree(self._apart.unset)))
         tree["model"] |= {key: given["model"][key] for key in ("vocab", "context")}
         tree["name"] = name or f"{base.name[:48]}-at-{like.name[:48]}"
         tree["train"] = given.get("train")
         self._tree = {key: value for key, value in tree.items() if value is not None}
-        self._slots = {knob: _slot(self._tree, knob) for knob in self.limits.base}
+        self._slots = {tunable: _slot(self._tree, tunable) for tunable in self.limits.base}
         self._numbers = {
             name: [path.rpartition(".")[2] for path in self.limits.base if path.startswith(f"blocks.{name}.")]
             for name in self._tree["blocks"]
@@ -269,29 +269,34 @@ class _Matching:
     def moves(self, values: Sizes) -> Iterator[Move]:
         """Yield every size that differs from the base's; kv_heads only where they differ from heads."""
         now = {**self.limits.base, **values}
-        for knob in self._apart.all:
-            if now.get(knob.path, knob.value) == knob.value:
+        for tunable in self._apart.all:
+            if now.get(tunable.path, tunable.value) == tunable.value:
                 continue
-            block, _, field = knob.path.rpartition(".")
+            block, _, field = tunable.path.rpartition(".")
             heads = f"{block}.heads"
-            if field == "kv_heads" and (knob.value, now[knob.path]) == (self.limits.base[heads], now[heads]):
+            if field == "kv_heads" and (tunable.value, now[tunable.path]) == (
+                self.limits.base[heads],
+                now[heads],
+            ):
                 continue
-            yield Move(knob.label, knob.value, now[knob.path], knob.path)
+            yield Move(tunable.label, tunable.value, now[tunable.path], tunable.path)
 
-    def free(self, names: Sequence[str] | None) -> list[Knob]:
-        """Return the knobs that may move, each once."""
+    def free(self, names: Sequence[str] | None) -> list[Tunable]:
+        """Return the tunables that may move, each once."""
         if names is None:
-            return [knob for knob in self._apart.all if _sized(knob)]
+            return [tunable for tunable in self._apart.all if _sized(tunable)]
         # names of `let` move what they set together; training is taken over
-        known = dict.fromkeys(knob for knob in (*self._knobs.all, *self._apart.all) if knob.part != "train")
+        known = dict.fromkeys(
+            tunable for tunable in (*self._tunables.all, *self._apart.all) if tunable.part != "train"
+        )
         return list(dict.fromkeys(find(list(known), name, self._base.name) for name in names))
 
-    def effects(self, knob: Knob, value: int) -> Sizes:
-        """Return the sizes, by path, that another value of a knob sets; several for a name in `let`."""
-        if not knob.path.startswith("let."):
-            return {knob.path: value}
+    def effects(self, tunable: Tunable, value: int) -> Sizes:
+        """Return the sizes, by path, that another value of a tunable sets; several for a name in `let`."""
+        if not tunable.path.startswith("let."):
+            return {tunable.path: value}
         try:
-            tree = self._knobs.tree({knob.path: value})
+            tree = self._tunables.tree({tunable.path: value})
         except SpecError:
             return {}
         effects = {}
@@ -312,7 +317,7 @@ class _Matching:
                     return found
         return found
 
-    def _searches(self, free: Sequence[Knob]) -> list[Search]:
+    def _searches(self, free: Sequence[Tunable]) -> list[Search]:
         """Return the searches to try in order; later ones use finer hidden sizes and vary heads per block."""
         together = dimensions(free, self.limits, self.effects)
         apart = dimensions(free, self.limits, self.effects, apart=True)
@@ -349,8 +354,8 @@ def _fallbacks(aims: Mapping[str, tuple[float, float]]) -> list[list[Goal]]:
     return goals
 
 
-def _sized(knob: Knob) -> bool:
-    return knob.path == WIDTH or (knob.part == "block" and knob.path.rpartition(".")[2] in SHAPING)
+def _sized(tunable: Tunable) -> bool:
+    return tunable.path == WIDTH or (tunable.part == "block" and tunable.path.rpartition(".")[2] in SHAPING)
 
 
 def _copied(value: Any) -> Any:

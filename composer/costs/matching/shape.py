@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log2
 from typing import TypeAlias
 
-from composer.costs.fitting.tunables import Knobs
+from composer.costs.fitting.tunables import Tunables
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import Spec
 
@@ -34,7 +34,9 @@ def path(block: str, field: str) -> str:
 
 def sizes(spec: Spec) -> dict[str, int]:
     """Map paths to the integers that a model's costs depend on, without those of training."""
-    return {knob.path: knob.value for knob in Knobs(spec, apart=True).all if knob.part != "train"}
+    return {
+        tunable.path: tunable.value for tunable in Tunables(spec, apart=True).all if tunable.part != "train"
+    }
 
 
 def distance(base: Sizes, now: Sizes) -> float:

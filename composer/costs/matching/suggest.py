@@ -8,7 +8,7 @@ from math import ceil
 
 from composer.costs.counting.plan import count
 from composer.costs.fitting.fit import Move, made
-from composer.costs.fitting.tunables import Knob, Knobs
+from composer.costs.fitting.tunables import Tunable, Tunables
 from composer.costs.matching.arms import Arm, derived
 from composer.costs.matching.match import match
 from composer.costs.tracing.traced_cost import measures
@@ -75,32 +75,36 @@ class _Target:
         self, spec: Spec, failing: Sequence[str], on: Sequence[str], bounds: ShapeBounds | None
     ) -> None:
         self._spec, self._failing, self._on, self._bounds = spec, failing, on, bounds
-        self._knobs = Knobs(spec)
-        self._apart = [knob for knob in Knobs(spec, apart=True).all if knob.part in ("block", "steps")]
+        self._tunables = Tunables(spec)
+        self._apart = [
+            tunable for tunable in Tunables(spec, apart=True).all if tunable.part in ("block", "steps")
+        ]
 
-    def _of(self, field: str) -> list[Knob]:
-        return [knob for knob in self._apart if knob.path.rpartition(".")[2] == field]
+    def _of(self, field: str) -> list[Tunable]:
+        return [tunable for tunable in self._apart if tunable.path.rpartition(".")[2] == field]
 
     def suggestion(self, values: dict[str, int]) -> Suggestion:
         """Return the suggestion for some values, with their costs."""
         moves = (
-            Move(knob.label, knob.value, values[knob.path], knob.path)
-            for knob in self._apart
-            if knob.path in values
+            Move(tunable.label, tunable.value, values[tunable.path], tunable.path)
+            for tunable in self._apart
+            if tunable.path in values
         )
         before, after = (measures(count(self._changed(each)), MAIN) for each in ({}, values))
         return Suggestion(tuple(moves), before, after)
 
     def more_experts(self) -> dict[str, int]:
         """Return the fewest sufficient experts, scaled alike in all blocks; None if there are none."""
-        knobs = self._of("experts")
-        if not knobs:
+        tunables = self._of("experts")
+        if not tunables:
             return {}
-        least = max(knob.value for knob in knobs)
+        least = max(tunable.value for tunable in tunables)
         most = _FARTHEST * max(experts_needed(self._spec), least)
 
         def values(first: int) -> dict[str, int]:
-            return {knob.path: _at_least(knob, ceil(first * knob.value / least)) for knob in knobs}
+            return {
+                tunable.path: _at_least(tunable, ceil(first * tunable.value / least)) for tunable in tunables
+            }
 
         failed, trial = least, max(least + 1, 3 * experts_needed(self._spec) // 4)
         while not self._fits(values(trial)):
@@ -116,17 +120,17 @@ class _Target:
 
     def fewer(self, field: str) -> dict[str, int]:
         """Return the most active experts, or steps of the longest stage, that suffice, or None."""
-        knobs = self._of(field)
-        if not knobs:
+        tunables = self._of(field)
+        if not tunables:
             return {}
-        knob = max(knobs, key=lambda each: each.value)
+        tunable = max(tunables, key=lambda each: each.value)
         least = 2 if field == "recur" else 1
-        trials = dict.fromkeys(round(knob.value * share) for share in _SHARES)
-        fitting = ({knob.path: value} for value in trials if least <= value < knob.value)
+        trials = dict.fromkeys(round(tunable.value * share) for share in _SHARES)
+        fitting = ({tunable.path: value} for value in trials if least <= value < tunable.value)
         return next((values for values in fitting if self._fits(values)), {})
 
     def _changed(self, values: dict[str, int]) -> Spec:
-        return made({key: value for key, value in self._knobs.tree(values).items() if key != "caps"})
+        return made({key: value for key, value in self._tunables.tree(values).items() if key != "caps"})
 
     def _fits(self, values: dict[str, int]) -> bool:
         """Whether all arms except dense ones can be matched; arms that failed before are tried first."""
@@ -145,6 +149,6 @@ class _Target:
         yield from sorted(wanted, key=lambda name: name not in self._failing)
 
 
-def _at_least(knob: Knob, value: int) -> int:
-    """Return the least number from `value` on that the knob may be."""
-    return value if knob.grid is None else knob.grid.nth(knob.grid.rank(value - 1) + 1)
+def _at_least(tunable: Tunable, value: int) -> int:
+    """Return the least number from `value` on that the tunable may be."""
+    return value if tunable.grid is None else tunable.grid.nth(tunable.grid.rank(value - 1) + 1)

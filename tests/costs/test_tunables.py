@@ -1,4 +1,4 @@
-"""Knobs are the numbers of a spec as its source sets them; each tree is what `--set` would make."""
+"""Tunables are the numbers of a spec as its source sets them; each tree is what `--set` would make."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from strategies import specs
 
-from composer.costs.fitting.tunables import Knobs, find
+from composer.costs.fitting.tunables import Tunables, find
 from composer.language.description.show import document
 from composer.language.load import load, loads
 from composer.settings.errors import SpecError
@@ -28,10 +28,10 @@ stages:
 
 
 def labels(spec, **how):
-    return {knob.label: knob.value for knob in Knobs(spec, **how).all}
+    return {tunable.label: tunable.value for tunable in Tunables(spec, **how).all}
 
 
-def test_each_number_that_costs_depend_on_is_a_knob():
+def test_each_number_that_costs_depend_on_is_a_tunable():
     found = labels(load("specs/dreamer-tiny.yaml"))
     assert found == {
         "width": 48,
@@ -52,7 +52,7 @@ def test_each_number_that_costs_depend_on_is_a_knob():
     }
 
 
-def test_numbers_of_one_name_are_one_knob_unless_taken_apart():
+def test_numbers_of_one_name_are_one_tunable_unless_taken_apart():
     spec = load("specs/dreamer-small.yaml")
     tied, apart = labels(spec), labels(spec, apart=True)
     assert tied["let.w"] == apart["width"] == apart["expert.hidden"] == 384
@@ -67,38 +67,38 @@ def test_a_name_moves_whatever_reads_it_even_through_other_names():
     spec = loads(text)
     assert {"let.w": 64, "let.n": 2}.items() <= labels(spec).items()
     assert not {"width", "mlp.hidden", "stages.0.recur"} & set(labels(spec))
-    tree = Knobs(spec).tree({"let.w": 96, "let.n": 3})
+    tree = Tunables(spec).tree({"let.w": 96, "let.n": 3})
     assert (tree["model"]["width"], tree["blocks"]["mlp"]["hidden"]) == (96, 192)
     assert (tree["stages"][0]["recur"], tree["stages"][0]["step"][1]["stack"]) == (3, 4)
 
 
-def test_a_number_inside_a_mapping_of_let_is_a_knob_of_every_place_that_takes_it():
+def test_a_number_inside_a_mapping_of_let_is_a_tunable_of_every_place_that_takes_it():
     text = LET.replace(
         "heads: {heads: 4, kv_heads: 2}", "seq: {type: sequence_attention, heads: 4, kv_heads: 2}"
     )
     spec = loads(text)
     assert labels(spec)["let.seq.heads"] == 4
-    assert Knobs(spec).tree({"let.seq.heads": 8})["blocks"]["seq"]["heads"] == 8
+    assert Tunables(spec).tree({"let.seq.heads": 8})["blocks"]["seq"]["heads"] == 8
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_a_tree_is_what_set_makes(path):
-    knobs = Knobs(load(path))
-    for knob in knobs.all:
-        value = 2 * knob.value
+    tunables = Tunables(load(path))
+    for tunable in tunables.all:
+        value = 2 * tunable.value
         try:
-            spec = load(path, [f"{knob.path}={value}"])
+            spec = load(path, [f"{tunable.path}={value}"])
         except SpecError:
             continue
-        assert json.loads(json.dumps(knobs.tree({knob.path: value}))) == json.loads(
+        assert json.loads(json.dumps(tunables.tree({tunable.path: value}))) == json.loads(
             json.dumps(document(spec))
         )
 
 
 @given(specs())
 def test_present_values_change_nothing_but_defaults_written_out(spec):
-    knobs = Knobs(spec)
-    tree = knobs.tree({knob.path: knob.value for knob in knobs.all})
+    tunables = Tunables(spec)
+    tree = tunables.tree({tunable.path: tunable.value for tunable in tunables.all})
     again = loads(json.dumps(tree))
     assert again.blocks.keys() == spec.blocks.keys()
     width = spec.model.width
@@ -106,13 +106,13 @@ def test_present_values_change_nothing_but_defaults_written_out(spec):
         again.blocks[name].canonical(width) == spec.blocks[name].canonical(width) for name in spec.blocks
     )
     assert (again.model, again.stages) == (spec.model, spec.stages)
-    assert knobs.base == document(spec), "the base is not written into"
+    assert tunables.base == document(spec), "the base is not written into"
 
 
-def test_a_knob_that_is_not_there_is_told_with_the_nearest_name():
-    knobs = Knobs(load("specs/dreamer-tiny.yaml")).all
-    assert find(knobs, "blocks.expert.experts", "x") is find(knobs, "expert.experts", "x")
+def test_a_tunable_that_is_not_there_is_told_with_the_nearest_name():
+    tunables = Tunables(load("specs/dreamer-tiny.yaml")).all
+    assert find(tunables, "blocks.expert.experts", "x") is find(tunables, "expert.experts", "x")
     with pytest.raises(
         SpecError, match=r"one of width, .*, got 'expert.expert' \(did you mean expert.experts"
     ):
-        find(knobs, "expert.expert", "dreamer-tiny")
+        find(tunables, "expert.expert", "dreamer-tiny")
