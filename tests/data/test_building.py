@@ -160,7 +160,7 @@ def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="its build is not finished; give the same"):
         read_manifest(str(tmp_path / "again"))
     with pytest.raises(DataError, match="unfinished build of other sources or options"):
-        build(Sources([source]), tmp_path / "again", Options(documents="line"))
+        build(Sources([source]), tmp_path / "again", Options(dedupe=True))
     begun = []
     again = build(Sources([source]), tmp_path / "again", options, workers=2, report=begun.append)
     assert begun[0].done > 3000
@@ -233,8 +233,11 @@ def test_bad_sources_are_refused_by_place_and_reason(tmp_path, name, content, op
     source = write(tmp_path / name, content)
     with pytest.raises(DataError, match=message):
         made(tmp_path, source, **options)
-    # an empty part may be kept
+    # a part that was read may be kept, and is in nobody's way
     assert not [path for path in tmp_path.glob("out/*") if path.name != WORK]
+    other = write(tmp_path / "other.txt", "\n".join(NOTES))
+    assert made(tmp_path, other, documents="line").split("train").documents
+    assert not (tmp_path / "out" / WORK).exists()
 
 
 def test_a_missing_source_is_refused_and_a_name_of_the_hub_hinted_at(tmp_path):
@@ -278,6 +281,33 @@ def test_a_source_that_changed_is_read_again_when_a_build_goes_on(tmp_path, monk
     assert documents(found, "train")[0] == [*NOTES[:30], "repaired"]
     with pytest.raises(DataError, match="has data already"):
         build(sources, tmp_path / "out", options)
+
+
+def test_after_a_refusal_a_corrected_command_takes_the_parts_that_it_needs_too(tmp_path, notes, monkeypatch):
+    tokenized = []
+
+    def counted(*args):
+        tokenized.append(args[2].path)
+        make_part(*args)
+
+    monkeypatch.setattr(build_module, "make_part", counted)
+    short = write(tmp_path / "short.txt", "short")
+    with pytest.raises(DataError, match="none of the 1 documents fell into eval"):
+        made(tmp_path, short)
+    found = made(tmp_path, short, held_out=[("eval", notes)], eval_fraction=0.0)
+    assert (documents(found, "train")[0], tokenized) == (["short"], [short, notes])
+    with pytest.raises(DataError, match="has data already"):
+        made(tmp_path, short)
+
+
+def test_data_to_be_replaced_stay_when_the_build_is_refused(tmp_path, notes):
+    before = made(tmp_path, notes, documents="line")
+    bad, short = write(tmp_path / "bad.txt", b"\xff"), write(tmp_path / "short.txt", "short")
+    for sources in ([notes, bad], [short]):
+        with pytest.raises(DataError, match=r"not UTF-8|fell into eval"):
+            build(Sources(sources), tmp_path / "out", Options(), force=True)
+        assert read_manifest(str(tmp_path / "out")).fingerprint() == before.fingerprint()
+        verify_hashes(before)
 
 
 def test_a_build_that_waited_for_another_does_not_replace_its_data(tmp_path, notes, monkeypatch):

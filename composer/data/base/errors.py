@@ -9,3 +9,7 @@ class DataError(UserError):
 
 class DataChanged(DataError):
     """The data is not what it was when a run began; the message says what changed."""
+
+
+class Interrupted(DataError):
+    """Work stopped for a reason outside of the data, such as a full disk; the same command continues it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,26 @@ class Dropped:
     repeated: int = 0
 
 
-def assemble(
-    folder: Path, work: Path, units: Sequence[Unit], options: Options, dtype: str
-) -> tuple[dict[str, SplitData], Dropped]:
-    """Write the shards of all splits, in the order of the units.
+class Chosen(NamedTuple):
+    """Which documents go where.
+
+    Attributes:
+        parts: all documents.
+        masks: for each split, those of each part that it takes.
+        dropped: what no split takes.
+    """
+
+    parts: list[Part]
+    masks: dict[str, list[NDArray[np.bool_]]]
+    dropped: Dropped
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of documents of each split."""
+        return {split: sum(int(mask.sum()) for mask in masks) for split, masks in self.masks.items()}
+
+
+def choose(work: Path, units: Sequence[Unit], options: Options) -> Chosen:
+    """Divide the documents of all parts into splits.
 
     A document of a held-out source is in no other split, whether or not `options.dedupe` is set. With it,
     only the first of equal documents of a split is kept.
@@ -36,15 +52,26 @@ def assemble(
     named = [*dict.fromkeys(unit.split for unit in units if unit.split != TRAIN)]
     parts = [read_part(work, i, unit) for i, unit in enumerate(units)]
     kept, dropped = _kept(parts, options)
-    data_of: dict[str, SplitData] = {}
+    masks: dict[str, list[NDArray[np.bool_]]] = {}
     for split in (TRAIN, *([EVAL] if EVAL not in named else []), *named):
-        with writing(folder, split, dtype, options.shard_tokens) as writer:
-            for part, mask in zip(parts, kept, strict=True):
-                held = splits_of(part, options.eval_fraction)
-                mine = mask & (held if held_out_name(part) == split else ~held if split == TRAIN else False)
-                _copy(writer, part, np.flatnonzero(mine))
-            data_of[split] = writer.finish()
-    return {name: data for name, data in data_of.items() if data.documents or name == TRAIN}, dropped
+        masks[split] = []
+        for part, mask in zip(parts, kept, strict=True):
+            held = splits_of(part, options.eval_fraction)
+            mine = held if held_out_name(part) == split else ~held if split == TRAIN else np.False_
+            masks[split].append(mask & mine)
+    return Chosen(parts, masks, dropped)
+
+
+def write_shards(folder: Path, chosen: Chosen, options: Options, dtype: str) -> dict[str, SplitData]:
+    """Write the shards of all splits that have documents, in the order of the units."""
+    data_of: dict[str, SplitData] = {}
+    for split, count in chosen.counts().items():
+        if count:
+            with writing(folder, split, dtype, options.shard_tokens) as writer:
+                for part, mask in zip(chosen.parts, chosen.masks[split], strict=True):
+                    _copy(writer, part, np.flatnonzero(mask))
+                data_of[split] = writer.finish()
+    return data_of
 
 
 def _kept(parts: Sequence[Part], options: Options) -> tuple[list[NDArray[np.bool_]], Dropped]:

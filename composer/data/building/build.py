@@ -1,7 +1,9 @@
 """Building a folder of tokenized data: planned, made in parts by workers, put together, named by a manifest.
 
 A build that was stopped or killed goes on where it was: parts are there whole or not at all, and shards
-count only once the manifest, written last, names them.
+count only once the manifest, written last, names them. A build that was refused goes on with any other
+command, from the parts that this command needs too. Data that are replaced stay until the new ones are
+certain to be accepted.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from composer.data.base.errors import DataError
+from composer.data.base.errors import DataError, Interrupted
 from composer.data.base.split import EVAL, TRAIN
-from composer.data.building.assemble import Dropped, assemble
+from composer.data.building.assemble import Dropped, choose, write_shards
 from composer.data.building.base.source import Options, Unit
 from composer.data.building.find import find_units, formats
 from composer.data.building.parts import largest_token, make_part, part_folder
@@ -34,6 +36,8 @@ from composer.training.folder.files import locked, replacing, write_text
 
 WORK = ".build"
 _PLAN = "plan.json"
+_LATER = ("eval_fraction", "dedupe", "shard_tokens")
+"""The options that matter only once all parts are there."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,9 @@ def build(
             if not force and (out / MANIFEST).exists():  # another build may have ended meanwhile
                 raise DataError(f"{out} has data already, of a build that ended meanwhile")
             _keep_plan(work, units, options, known, force)
-            _remove_data(out)
-            _make_parts(work, units, options, known, workers, report)
-            try:
+            with _marked(work):
+                _make_parts(work, units, options, known, workers, report)
                 manifest = _finish(out, work, units, options, known)
-            except BaseException:
-                _remove_data(out)
-                raise
             shutil.rmtree(work)
     except OSError as error:
         raise DataError(os_message(error, error.filename or out, writing=True)) from error
@@ -155,28 +155,42 @@ def _units(sources: Sources, options: Options) -> Iterator[Unit]:
         yield from find_units(source, options, split=name)
 
 
+@contextmanager
+def _marked(work: Path) -> Iterator[None]:
+    """Mark a build that is refused: the same command would be refused again, so any other may go on."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except DataError:
+        plan = json.loads((work / _PLAN).read_bytes())
+        write_text(work / _PLAN, json.dumps(plan | {"refused": True}, indent=1))
+        raise
+
+
 def _keep_plan(work: Path, units: Sequence[Unit], options: Options, known: Tokenizer, force: bool) -> None:
     """Write down what is built, and refuse to go on with parts of something else.
 
-    Parts of files that were changed since are made again.
+    Parts of files that were changed since are made again. After a build that was refused, or by force, so
+    are all parts that would differ.
     """
-    states = [[*unit, os.stat(unit.path).st_mtime_ns] for unit in units]
-    plan = {"units": states, "options": asdict(options), "tokenizer": asdict(known)}
+    # parts hold all documents, whatever split these go to
+    states = [[*unit[:-1], os.stat(unit.path).st_mtime_ns] for unit in units]
+    needed = {key: value for key, value in asdict(options).items() if key not in _LATER}
+    plan = {"units": states, "options": needed, "tokenizer": asdict(known)}
     path = work / _PLAN
     if path.exists():
         begun = json.loads(path.read_bytes())
-        if begun | {"units": _paths(begun["units"])} == plan | {"units": _paths(states)}:
-            changed = [i for i, (old, new) in enumerate(zip_longest(begun["units"], states)) if old != new]
-            stale = [part_folder(work, i) for i in changed]
-        elif force:
-            stale = [*work.glob("part-*")]
-        else:
+        same = all(begun[key] == plan[key] for key in ("options", "tokenizer"))
+        goes_on = same and _paths(begun["units"]) == _paths(states)
+        if not (goes_on or force or begun.get("refused")):
             raise DataError(
                 f"{work.parent} has an unfinished build of other sources or options; give those again "
                 "to go on, choose another --out, or start afresh with --force"
             )
-        for part in stale:
-            shutil.rmtree(part, ignore_errors=True)
+        for i, (old, new) in enumerate(zip_longest(begun["units"], states)):
+            if not same or old != new:
+                shutil.rmtree(part_folder(work, i), ignore_errors=True)
     write_text(path, json.dumps(plan, indent=1))
 
 
@@ -226,7 +240,7 @@ def _worked(
                 try:
                     each.result()
                 except BrokenProcessPool:
-                    raise DataError(
+                    raise Interrupted(
                         "a worker was killed, perhaps for want of memory; give the command again to go on, "
                         "with fewer --workers"
                     ) from None
@@ -259,36 +273,37 @@ def _finish(out: Path, work: Path, units: Sequence[Unit], options: Options, know
         [known.end or 0, *(largest_token(work, i) for i in range(len(units)))],
     )
     dtype = "uint8" if vocab <= 1 << 8 else "uint16" if vocab <= 1 << 16 else "uint32"
-    splits, dropped = assemble(out, work, units, options, dtype)
-    _check(splits, units, options)
-    if known.sha256:
-        with replacing(out / known.name) as file:
-            file.write(tokenizer_path(options.tokenizer).read_bytes())
-    report = _report(units, options, splits, dropped)
-    manifest = Manifest(
-        str(out),
-        dtype,
-        vocab,
-        known.end,
-        known.name,
-        known.sha256,
-        bool(options.fields.prompt),
-        splits,
-        report,
-    )
-    write_text(out / MANIFEST, manifest.to_json())
-    return read_manifest(str(out))
+    chosen = choose(work, units, options)
+    _check(chosen.counts(), units, options)
+    _remove_data(out)
+    try:
+        splits = write_shards(out, chosen, options, dtype)
+        if known.sha256:
+            with replacing(out / known.name) as file:
+                file.write(tokenizer_path(options.tokenizer).read_bytes())
+        report = _report(units, options, splits, chosen.dropped)
+        examples = bool(options.fields.prompt)
+        manifest = Manifest(
+            str(out), dtype, vocab, known.end, known.name, known.sha256, examples, splits, report
+        )
+        write_text(out / MANIFEST, manifest.to_json())
+        return read_manifest(str(out))
+    except BaseException:
+        _remove_data(out)
+        raise
 
 
-def _check(splits: dict[str, SplitData], units: Sequence[Unit], options: Options) -> None:
-    if not splits[TRAIN].documents:
+def _check(documents: dict[str, int], units: Sequence[Unit], options: Options) -> None:
+    if not documents[TRAIN]:
         raise DataError("no document is left to train on: the sources are empty, or all of it is held out")
     asked = {unit.split for unit in units} | ({EVAL} if options.eval_fraction else set())
-    for name in sorted(asked - splits.keys()):
+    for name in sorted(asked):
+        if documents.get(name):
+            continue
         if name != EVAL:
             raise DataError(f"the held-out set {name} has no documents")
         raise DataError(
-            f"none of the {splits[TRAIN].documents} documents fell into {EVAL}, which takes "
+            f"none of the {documents[TRAIN]} documents fell into {EVAL}, which takes "
             f"{options.eval_fraction:.0%} of them by their content; raise --eval-fraction, divide text with "
             f"--documents paragraph or line, or name a held-out file: --eval {EVAL}=FILE"
         )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.data.base.errors import DataError
+from composer.data.base.errors import DataError, Interrupted
 from composer.data.base.split import EVAL, TRAIN
 from composer.data.base.stream import Ints
 from composer.data.building.base.source import Options, Unit
@@ -51,6 +51,7 @@ def make_part(work: Path, number: int, unit: Unit, options: Options, known: Toke
 
     Raises:
         DataError: the unit cannot be read or tokenized.
+        Interrupted: the part cannot be written.
     """
     folder = part_folder(work, number)
     if folder.exists():
@@ -65,7 +66,7 @@ def make_part(work: Path, number: int, unit: Unit, options: Options, known: Toke
     except OSError as error:
         if not folder.exists():
             reason = error.strerror or error
-            raise DataError(
+            raise Interrupted(
                 f"{work.parent}: {reason}, while writing part {number + 1}; give the command again to go on "
                 "from the parts that are there"
             ) from error
