@@ -40,7 +40,7 @@ from recorded import POINTS, Recorded, full, space
 from recorded import feasible as feasible_points
 
 from composer.costs.tracing.traced_cost import Coster
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from composer.language.space import Ask, InvalidPoint, Space, draw
 from composer.settings.errors import SpecError
 from composer.training.folder.files import write_text
@@ -75,7 +75,7 @@ class Surrogate(Source):
 
     def __init__(self, space: Space, seen: str) -> None:
         self._space, self._seen, self._coster = space, seen, Coster()
-        self._knobs = {knob.name: knob for knob in space.knobs}
+        self._parameters = {parameter.name: parameter for parameter in space.parameters}
         self._limits = space.example().spec.caps.limits()
 
     def drafts(
@@ -107,7 +107,7 @@ class Surrogate(Source):
         for number in range(DRAWN):
             ask: Ask = partial(draw, rng=rng)
             if number % 2:
-                ask = inherit(rng, mutated(rng.choice(parents), self._knobs, rng, 1 + number % 3))
+                ask = inherit(rng, mutated(rng.choice(parents), self._parameters, rng, 1 + number % 3))
             try:
                 params, costs = self._costs(ask)
             except (InvalidPoint, SpecError):
@@ -133,7 +133,9 @@ class Surrogate(Source):
     def _predicted(self, known: Points, values: Numbers, pool: Points) -> tuple[Numbers, Numbers]:
         found = []
         points = [*known, *pool]
-        for rows in (_choices(self._knobs.values(), points), _logs(points))[: 1 + ("costs" in self._seen)]:
+        for rows in (_choices(self._parameters.values(), points), _logs(points))[
+            : 1 + ("costs" in self._seen)
+        ]:
             found.append(predicted(rows[: len(known)], values, rows[len(known) :]))
         means, spreads = zip(*found, strict=True)
         return sum(means) / len(means), sum(spreads) / len(spreads)
@@ -181,18 +183,18 @@ def gained(told: Numbers, hoped: Numbers, seed: int) -> Numbers:
     return np.asarray((aims[:, None] >= free).all(2).sum(1) / ROUNDS + 1e-6 * aims.mean(1))
 
 
-def _choices(knobs: Iterable[Knob], points: Points) -> Numbers:
-    return np.hstack([np.array([_of(knob, params) for params, _ in points]) for knob in knobs])
+def _choices(parameters: Iterable[SearchParameter], points: Points) -> Numbers:
+    return np.hstack([np.array([_of(parameter, params) for params, _ in points]) for parameter in parameters])
 
 
-def _of(knob: Knob, params: Params) -> list[float]:
+def _of(parameter: SearchParameter, params: Params) -> list[float]:
     """Return one feature for each choice; of a range its place, and whether it is asked."""
-    value = params.get(knob.name)
-    if knob.kind == "categorical":
-        return [float(knob.name in params and value == choice) for choice in knob.choices]
+    value = params.get(parameter.name)
+    if parameter.kind == "categorical":
+        return [float(parameter.name in params and value == choice) for choice in parameter.choices]
     if not isinstance(value, int | float):
         return [0.0, 0.0]
-    return [1.0, (value - knob.low) / (knob.high - knob.low) - 0.5]
+    return [1.0, (value - parameter.low) / (parameter.high - parameter.low) - 0.5]
 
 
 def _logs(points: Points) -> Numbers:
@@ -201,7 +203,7 @@ def _logs(points: Points) -> Numbers:
 
 
 def _ask(params: Params) -> Ask:
-    return lambda knob: params[knob.name]
+    return lambda parameter: params[parameter.name]
 
 
 def _key(params: Params) -> tuple[tuple[str, Value], ...]:
@@ -294,7 +296,7 @@ def predictions(splits: int = 60) -> Iterator[str]:
     whole, table = space(), recorded()
     points = [(feasible_points()[key], costs) for key, costs in table.costs.items()]
     values = np.array(table.column(-1))
-    rows = {"choices": _choices(whole.knobs, points), "costs": _logs(points)}
+    rows = {"choices": _choices(whole.parameters, points), "costs": _logs(points)}
     counts = (10, 20, 40, 80)
     found: dict[str, list[list[float]]] = {name: [[] for _ in counts] for name in (*rows, "both")}
     for seed in range(splits):

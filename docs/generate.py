@@ -109,7 +109,7 @@ GOLDEN_OF_SPECS: dict[str, Callable[[Path], str]] = {
     "identity.txt": golden_identity,
 }
 GOLDEN_OF_SPACES: dict[str, Callable[[Path], str]] = {
-    "knobs.txt": lambda path: f"{Space(read_tree(path)).describe()}\n",
+    "parameters.txt": lambda path: f"{Space(read_tree(path)).describe()}\n",
     "point.yaml": lambda path: resolved_yaml(Space(read_tree(path)).example().spec),
 }
 

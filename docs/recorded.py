@@ -1,7 +1,7 @@
 """Points of a space that were trained once, and training that looks up what they came to.
 
-docs/replay/points.csv has a row for each feasible point of a part of docs/replay/space.yaml: its knobs, and
-accuracy and loss at each milestone. `record` writes it; `Recorded` reads it.
+docs/replay/points.csv has a row for each feasible point of a part of docs/replay/space.yaml: its parameters,
+and accuracy and loss at each milestone. `record` writes it; `Recorded` reads it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from composer import cost
 from composer.costs.tracing.traced_cost import measures
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Spec
 from composer.language.space import Ask, Space, draw, load_space
@@ -66,9 +66,9 @@ def points(space: Space) -> Iterator[Params]:
         try:
             yield space.tree(_answers(fixed))[0]
         except _Open as question:
-            knob = question.knob
-            answers = knob.choices or range(int(knob.low), int(knob.high) + 1, knob.step)
-            waiting += [{**fixed, knob.name: answer} for answer in reversed(answers)]
+            parameter = question.parameter
+            answers = parameter.choices or range(int(parameter.low), int(parameter.high) + 1, parameter.step)
+            waiting += [{**fixed, parameter.name: answer} for answer in reversed(answers)]
 
 
 @cache
@@ -139,7 +139,7 @@ def outside(count: int) -> list[list[float]]:
     judge, rng = Judge(whole), random.Random(0)
     chosen: dict[str, Params] = {}
     while len(chosen) < count:
-        judged = judge(lambda knob: draw(knob, rng))
+        judged = judge(lambda parameter: draw(parameter, rng))
         if judged.feasible:
             chosen.setdefault(judged.identity, judged.params)
     measured = [_trained(whole, params) for params in chosen.values()]
@@ -159,17 +159,17 @@ def _trained(whole: Space, params: Params) -> list[Trained]:
 
 
 class _Open(Exception):
-    """A knob that has no answer yet."""
+    """A parameter that has no answer yet."""
 
-    def __init__(self, knob: Knob) -> None:
-        self.knob = knob
+    def __init__(self, parameter: SearchParameter) -> None:
+        self.parameter = parameter
 
 
 def _answers(params: Params) -> Ask:
-    def ask(knob: Knob) -> Value:
-        if knob.name not in params:
-            raise _Open(knob)
-        return params[knob.name]
+    def ask(parameter: SearchParameter) -> Value:
+        if parameter.name not in params:
+            raise _Open(parameter)
+        return params[parameter.name]
 
     return ask
 
@@ -182,7 +182,7 @@ _Rows = dict[frozenset[tuple[str, str]], list[Trained]]
 
 
 def _rows(path: Path) -> _Rows:
-    """Read a table: columns are knobs, then METRIC@TOKENS."""
+    """Read a table: columns are parameters, then METRIC@TOKENS."""
     found: _Rows = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -195,7 +195,7 @@ def _rows(path: Path) -> _Rows:
 
 
 def _text(whole: Space, chosen: list[Params], rows: _Rows) -> str:
-    names = [knob.name for knob in whole.knobs]
+    names = [parameter.name for parameter in whole.parameters]
     stops = [seen.tokens for seen in rows[_key(chosen[0])]]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

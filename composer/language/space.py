@@ -16,7 +16,7 @@ from blocks.base.fields import Grid
 from composer.language.baselines import entries
 from composer.language.edits import EDITS, NO_EDIT, PLACES, as_lists, edited
 from composer.language.load import finish, in_order, read_let, read_tree, unused_let
-from composer.language.parsing.choice import Choice, Knob, Value
+from composer.language.parsing.choice import Choice, SearchParameter, Value
 from composer.language.parsing.missing import fill_in
 from composer.language.parsing.resolve import Resolver
 from composer.language.schema.identity import plain
@@ -29,7 +29,7 @@ from composer.language.validation.validate import build
 from composer.settings.errors import Fault, SpecError
 from composer.settings.tree import Flaws, Node, fault_at, form, join, planted, within
 
-Ask: TypeAlias = Callable[[Knob], Value]
+Ask: TypeAlias = Callable[[SearchParameter], Value]
 
 _DIGITS = 12
 _MOST = 300_000
@@ -38,7 +38,7 @@ _BETWEEN = 16
 _GOLDEN = 0.6180339887
 _TRIES = 500
 EDITED = "edits."
-"""How the names of knobs of edits begin."""
+"""The first part of the names of edit parameters."""
 _VARIABLE = ("model", "blocks", "stages", "train")
 
 
@@ -59,13 +59,13 @@ class InvalidPoint(SpecError):
 
     def __str__(self) -> str:
         answers = ", ".join(f"{name}={value}" for name, value in self.params.items())
-        return f"{super().__str__()}\nat the point {answers or 'without knobs'}{self.note}"
+        return f"{super().__str__()}\nat the point {answers or 'without parameters'}{self.note}"
 
 
 class Space:
     """A space, read once; its points are resolved from the tree in memory.
 
-    Attributes: `name`, `search` (its config), `baselines` (as it names them), `knobs` (all of them, in
+    Attributes: `name`, `search` (its config), `baselines` (as it names them), `parameters` (all of them, in
     the order in which they are met).
     """
 
@@ -81,11 +81,11 @@ class Space:
         self._fixed, more = self._fixed_part()
         flaws = tree.flaws or Flaws()
         faults += [*flaws.faults, *wrong, *more]
-        self.knobs, reached = self._explore()
-        self._edits = edit_knobs(search.edits)
-        self.knobs += tuple(knob for pair in self._edits for knob in pair)
+        self.parameters, reached = self._explore()
+        self._edits = edit_parameters(search.edits)
+        self.parameters += tuple(parameter for pair in self._edits for parameter in pair)
         faults += reached
-        if not faults and not self.knobs:
+        if not faults and not self.parameters:
             faults.append(
                 fault_at(tree, (), "at least one choice", "none", "{choice: [..]} in place of a value")
             )
@@ -97,7 +97,7 @@ class Space:
         self.name: str = self._fixed["name"].plain
 
     def point(self, ask: Ask) -> Point:
-        """Resolve the point that `ask` chooses, which is asked once for each knob of a taken branch.
+        """Resolve the point that `ask` chooses, which is asked once for each parameter of a taken branch.
 
         Raises:
             InvalidPoint: the answers make no valid spec.
@@ -130,7 +130,7 @@ class Space:
         Raises:
             InvalidPoint: one of them cannot be made.
         """
-        return self._edited(lambda knob: params[knob.name])[2] if self._edits else []
+        return self._edited(lambda parameter: params[parameter.name])[2] if self._edits else []
 
     def example(self, seed: int = 0) -> Point:
         """Give some valid point, the first one where it is valid.
@@ -139,13 +139,17 @@ class Space:
             InvalidPoint: none of a few hundred tried is valid; the faults are those of the first.
         """
         try:
-            return self.point(lambda knob: knob.choices[0] if knob.choices else _number(knob, knob.low))
+            return self.point(
+                lambda parameter: (
+                    parameter.choices[0] if parameter.choices else _number(parameter, parameter.low)
+                )
+            )
         except InvalidPoint as error:
             first = error
         rng = random.Random(seed)
         for _ in range(_TRIES):
             try:
-                return self.point(lambda knob: draw(knob, rng))
+                return self.point(lambda parameter: draw(parameter, rng))
             except InvalidPoint:
                 pass
         note = f"; of {_TRIES} other points tried none is valid either"
@@ -156,8 +160,8 @@ class Space:
         return fault_at(self._tree, path, expected, got, hint)
 
     def describe(self) -> str:
-        """List the knobs, one a line."""
-        return "\n".join(map(str, self.knobs))
+        """List the parameters, one a line."""
+        return "\n".join(map(str, self.parameters))
 
     def lines(self) -> list[str]:
         """Write all that decides what a trial is and how it is judged, one `path: value` a line."""
@@ -212,19 +216,19 @@ class Space:
         return tree, resolver, edits
 
     def _used_blocks(self, resolver: Resolver, used: set[object]) -> Node:
-        node, knob = resolver.outer(self._top["blocks"], "blocks", "blocks")
+        node, branch_path = resolver.outer(self._top["blocks"], "blocks", "blocks")
         if not isinstance(node.value, dict):
             return node
         kept = {
-            name: resolver.resolve(block, join("blocks", name), join(knob, name))
+            name: resolver.resolve(block, join("blocks", name), join(branch_path, name))
             for name, block in node.value.items()
             if name in used
         }
         return Node(kept, node.place, node.key)
 
-    def _explore(self) -> tuple[tuple[Knob, ...], list[Fault]]:
-        """Take each alternative of each knob once; collect what is wrong whatever else is chosen."""
-        knobs: dict[str, Knob] = {}
+    def _explore(self) -> tuple[tuple[SearchParameter, ...], list[Fault]]:
+        """Take each alternative of each parameter once; collect what is wrong whatever else is chosen."""
+        parameters: dict[str, SearchParameter] = {}
         faults: list[Fault] = []
         lets: set[str] = set()
         used: set[object] = set()
@@ -240,11 +244,11 @@ class Space:
             used.update(node.value for _, node in uses(tree.child("stages")))
             faults += self._always_wrong(tree, resolver)
             for name, answer in resolver.params.items():
-                if name not in knobs:
-                    knobs[name] = self._choices[name].knob
-                    others = (other for other in standing(knobs[name]) if other != answer)
+                if name not in parameters:
+                    parameters[name] = self._choices[name].parameter
+                    others = (other for other in standing(parameters[name]) if other != answer)
                     waiting += [{**resolver.params, name: other} for other in others]
-        if "train.seed" in knobs:
+        if "train.seed" in parameters:
             expected = "one seed for all candidates, which differ in more than that"
             faults.append(fault_at(self._tree, ("train", "seed"), expected, "a choice"))
         faults += unused_let(self._let, lets)
@@ -255,7 +259,7 @@ class Space:
                 for name, node in written.items()
                 if name not in used
             ]
-        return tuple(knobs.values()), faults
+        return tuple(parameters.values()), faults
 
     def _always_wrong(self, tree: Node, resolver: Resolver) -> Iterator[Fault]:
         """Yield what is wrong with an alternative whatever is chosen beside it."""
@@ -270,9 +274,9 @@ class Space:
     def _of_range(self, fault: Fault, tree: Node) -> Fault:
         """Say of a fault of a number drawn from a range that it is one, and what to write instead."""
         choice = self._choices.get(fault.path)
-        if choice is None or choice.knob.kind == "categorical":
+        if choice is None or choice.parameter.kind == "categorical":
             return fault
-        low, high = choice.knob.low, choice.knob.high
+        low, high = choice.parameter.low, choice.parameter.high
         if grid := marker(type_at(Spec, tree, fault.path.split(".")), Grid):
             listed = [
                 str(grid.nth(n))
@@ -281,7 +285,7 @@ class Space:
             hint = f"write {{choice: [{', '.join(listed)}]}}" if listed else ""
             got = f"a range of numbers from {low:.0f} to {high:.0f}"
             return replace(fault, expected=f"{grid.words} whatever is drawn", got=got, hint=hint)
-        if choice.knob.kind != "float" or not fault.expected.startswith("a whole number"):
+        if choice.parameter.kind != "float" or not fault.expected.startswith("a whole number"):
             return fault
         whole = low.is_integer() and high.is_integer()
         hint = f"write {{int: [{low:.0f}, {high:.0f}]}}" if whole else "write {int: [low, high]}"
@@ -297,47 +301,50 @@ def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     return Space(read_tree(path, overrides))
 
 
-def edit_knobs(count: int) -> list[tuple[Knob, Knob]]:
-    """Return for each of `count` edits the knob that says its kind, and the one that says which of these."""
+def edit_parameters(count: int) -> list[tuple[SearchParameter, SearchParameter]]:
+    """Return for each of `count` edits the parameter for its kind and the one for its place among these."""
     kinds = (NO_EDIT, *EDITS)
     return [
         (
-            Knob(f"{EDITED}{n}.kind", "categorical", kinds),
-            Knob(f"{EDITED}{n}.which", "int", low=0, high=PLACES - 1),
+            SearchParameter(f"{EDITED}{n}.kind", "categorical", kinds),
+            SearchParameter(f"{EDITED}{n}.which", "int", low=0, high=PLACES - 1),
         )
         for n in range(count)
     ]
 
 
-def draw(knob: Knob, rng: random.Random) -> Value:
-    """Draw a uniform answer to a knob, uniform on the logarithmic scale where it asks for that."""
-    if knob.choices:
-        return rng.choice(knob.choices)
-    if knob.log:
-        value = math.exp(rng.uniform(math.log(knob.low), math.log(knob.high)))
-        return _number(knob, round(value) if knob.kind == "int" else min(max(value, knob.low), knob.high))
-    if knob.kind == "int":
-        return rng.randrange(int(knob.low), int(knob.high) + 1, knob.step)
-    return rng.uniform(knob.low, knob.high)
+def draw(parameter: SearchParameter, rng: random.Random) -> Value:
+    """Draw a uniform answer to a parameter, uniform on the logarithmic scale where it asks for that."""
+    if parameter.choices:
+        return rng.choice(parameter.choices)
+    if parameter.log:
+        value = math.exp(rng.uniform(math.log(parameter.low), math.log(parameter.high)))
+        return _number(
+            parameter,
+            round(value) if parameter.kind == "int" else min(max(value, parameter.low), parameter.high),
+        )
+    if parameter.kind == "int":
+        return rng.randrange(int(parameter.low), int(parameter.high) + 1, parameter.step)
+    return rng.uniform(parameter.low, parameter.high)
 
 
-def _wanted(wanted: Mapping[str, Value], knob: Knob) -> Value:
-    return wanted.get(knob.name, standing(knob)[0])
+def _wanted(wanted: Mapping[str, Value], parameter: SearchParameter) -> Value:
+    return wanted.get(parameter.name, standing(parameter)[0])
 
 
-def standing(knob: Knob) -> Sequence[Value]:
+def standing(parameter: SearchParameter) -> Sequence[Value]:
     """Give answers that stand for all: every choice; of a range both ends and what lies between.
 
     Of whole numbers that are all where they are few. Between the ends of a range of floats it is a number
     with a fraction.
     """
-    if knob.choices:
-        return knob.choices
-    low, high = knob.low, knob.high
-    if knob.kind == "int":
-        count = int(high - low) // knob.step
-        return [int(low) + knob.step * n for n in _spread(0, count)]
-    between = low * (high / low) ** _GOLDEN if knob.log else low + (high - low) * _GOLDEN
+    if parameter.choices:
+        return parameter.choices
+    low, high = parameter.low, parameter.high
+    if parameter.kind == "int":
+        count = int(high - low) // parameter.step
+        return [int(low) + parameter.step * n for n in _spread(0, count)]
+    between = low * (high / low) ** _GOLDEN if parameter.log else low + (high - low) * _GOLDEN
     return list(dict.fromkeys([low, between, high]))
 
 
@@ -348,8 +355,8 @@ def _spread(first: int, last: int) -> list[int]:
     return list(dict.fromkeys(spread)) if first <= last else []
 
 
-def _number(knob: Knob, value: float) -> Value:
-    return int(value) if knob.kind == "int" else value
+def _number(parameter: SearchParameter, value: float) -> Value:
+    return int(value) if parameter.kind == "int" else value
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:

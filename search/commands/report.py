@@ -26,8 +26,8 @@ def report(
 ) -> None:
     """Write the report of a search as one page that works offline, finished or still running.
 
-    It shows the Pareto front, each spec one click away, learning curves, the effect of each knob, how far
-    rungs are to be trusted, costs against caps, baselines and all trials.
+    It shows the Pareto front, each spec one click away, learning curves, the effect of each
+    parameter, how reliable rungs are, costs against caps, baselines and all trials.
     """
     if out is not None and not out.name.lower().endswith((".html", ".htm")):
         raise typer.BadParameter("expected a file that ends in .html", param_hint="--out")

@@ -110,7 +110,7 @@ def reached(record: Record, rung: int) -> Seen | None:
     """Return a record's values at a rung, counted from 0; None if it did not reach it.
 
     A record that was trained in full before the rung counts with its final values: with rungs in
-    FLOPs, or with `train.tokens` as a knob, a whole training may be shorter than a rung of costlier
+    FLOPs, or with `train.tokens` as a parameter, a whole training may be shorter than a rung of costlier
     candidates.
     """
     if rung < len(record.seen):

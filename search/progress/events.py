@@ -167,7 +167,7 @@ def _run(state: State, record: Record) -> dict[str, Any]:
         "folder": record.folder,
         "tokens": record.tokens,
         "values": by_name(state, record),
-        "knobs": record.params,
+        "params": record.params,
         "costs": record.costs,
         "seconds": round(record.seconds, 3),
         "worker": record.worker,

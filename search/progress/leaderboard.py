@@ -19,7 +19,7 @@ from search.compare.rungs import best_first
 from search.progress.state import State
 from search.progress.verdict import Verdicts
 from search.progress.winners import put_best, put_front
-from search.progress.words import by_name, knob_names, titled
+from search.progress.words import by_name, parameter_names, titled
 from search.store.folder import BEST, FRONT, LEADERBOARD
 from search.store.ledger import Record
 
@@ -55,9 +55,21 @@ def _explain(path: Path, state: State) -> None:
 def leaderboard(state: State) -> str:
     """Write all records as CSV, the best first; `front` is 1 on the Pareto front, `knee` at its knee."""
     front, knee = {record.identity for record in state.front()}, state.knee()
-    goals, knobs = state.goals.names, knob_names(state.ledger)
+    goals, parameters = state.goals.names, parameter_names(state.ledger)
     costs = [name for name in MEASURES if name not in goals]
-    head = ["trial", "kind", "status", "front", "knee", "rung", "tokens", *goals, *costs, "seconds", *knobs]
+    head = [
+        "trial",
+        "kind",
+        "status",
+        "front",
+        "knee",
+        "rung",
+        "tokens",
+        *goals,
+        *costs,
+        "seconds",
+        *parameters,
+    ]
     rows = []
     for record in ranked(state):
         kind = "baseline" if state.is_baseline(record) else record.kind
@@ -65,7 +77,7 @@ def leaderboard(state: State) -> str:
         cells += [int(record.identity in front), int(record is knee)]
         cells += [len(record.seen), record.tokens, *_values(state, record)]
         cells += [record.costs.get(name, "") for name in costs]
-        cells += [f"{record.seconds:.1f}", *(record.params.get(name, "") for name in knobs)]
+        cells += [f"{record.seconds:.1f}", *(record.params.get(name, "") for name in parameters)]
         rows.append([*cells, record.folder, _line(record.reason), record.imported])
     return _csv([*head, "folder", "reason", "imported"], rows)
 

@@ -53,7 +53,7 @@ def hopeless(space: Space, study: Study) -> str:
     message = f"{space.name}: none of {len(trials)} candidates is feasible"
     if not costed:
         params = trials[0].params
-        fault = candidate(space, lambda knob: params[knob.name]).why
+        fault = candidate(space, lambda parameter: params[parameter.name]).why
         return f"{message}, for none is a valid spec; the first one: {fault}"
     exceeded = Counter(cap for trial in costed for cap in _violated(trial))
     cap, times = exceeded.most_common(1)[0]

@@ -25,10 +25,10 @@ from search.progress.verdict import Comparison, Verdicts
 from search.progress.words import (
     STATUS,
     by_name,
-    knobs_text,
     mean_text,
     moved_text,
     named,
+    parameters_text,
     plural,
     seeds_text,
     titled,
@@ -60,7 +60,7 @@ class Lines:
             done = len(state.done())
             self._print(f"{state.progress()} are done" if done else _goals(state))
         elif event == "started" and state.running is not None:
-            self._print(f"{titled(state, state.running)}: {knobs_text(state.running)}")
+            self._print(f"{titled(state, state.running)}: {parameters_text(state.running)}")
         elif event == "ended" and state.running is not None:
             record = state.running
             self._print(f"{titled(state, record)}: {_result(state, record)}; {_progress(state)}")
@@ -124,21 +124,21 @@ def _cut(text: str, style: str = "") -> Text:
 def results(state: State, rows: int, width: int = _WIDE) -> Group:
     """Draw the best records as a table with those on the front marked, then the finals.
 
-    A terminal of less than `_WIDE` columns shows no knobs.
+    A terminal of less than `_WIDE` columns shows no parameters.
     """
     tables = [_board(state, rows, width >= _WIDE), *([_finals(state)] if state.ledger.finals() else [])]
     return Group(*tables)
 
 
-def _board(state: State, rows: int, with_knobs: bool) -> Table:
+def _board(state: State, rows: int, with_parameters: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    # names and knobs may be cut, so that the figures stay readable
+    # names and parameters may be cut, so that the figures stay readable
     table.add_column("trial")
     table.add_column("status", no_wrap=True)
     for name in ["tokens", *state.goals.names, "params"]:
         table.add_column(name, justify="right", no_wrap=True)
-    if with_knobs:
-        table.add_column("knobs")
+    if with_parameters:
+        table.add_column("search parameters")
     front, knee = {record.identity for record in state.front()}, state.knee()
     shown = [record for record in ranked(state) if record.status != "running"]
     for record in shown[:rows]:
@@ -148,7 +148,7 @@ def _board(state: State, rows: int, with_knobs: bool) -> Table:
         cells = [value_text(goal, values[goal]) if goal in values else "-" for goal in state.goals.names]
         tokens, params = count_text(record.tokens), count_text(record.costs["params"])
         row: list[Text | str] = [_cut(name), record.status, tokens, *cells, params]
-        row += [_cut(knobs_text(record))] if with_knobs else []
+        row += [_cut(parameters_text(record))] if with_parameters else []
         table.add_row(
             *row,
             style="bold" if best else "red" if record.status == "crashed" else "",
@@ -202,7 +202,7 @@ def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
         yield "no trial was trained in full, so there is no winner"
         return
     scores = ", ".join(f"{each.metric} {each.text}" for each in verdicts.results(winner))
-    yield f"winner: {named(state, winner)} with {scores}: {knobs_text(winner)}"
+    yield f"winner: {named(state, winner)} with {scores}: {parameters_text(winner)}"
     yield f"chosen by: {verdicts.rule}"
     yield from _against(verdicts)
     knee = state.knee()
@@ -253,7 +253,7 @@ def _own_run(state: State) -> Iterator[Text]:
         loss = "" if step.train_loss is None else f", train loss {step.train_loss:.3f}"
         tokens = f"{count_text(step.tokens)} of {count_text(state.target)} tokens"
         yield Text(f"{titled(state, record)}: {tokens}{loss}{_rung(state, record)}", "bold")
-        yield Text(knobs_text(record), "dim", overflow="ellipsis", no_wrap=True)
+        yield Text(parameters_text(record), "dim", overflow="ellipsis", no_wrap=True)
 
 
 def workers_table(state: State) -> Table:
@@ -264,7 +264,7 @@ def workers_table(state: State) -> Table:
     for name in ("tokens", "train loss"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("rungs", justify="right", no_wrap=True)
-    table.add_column("knobs")
+    table.add_column("search parameters")
     for number, doing in state.local.items():
         record = doing.record
         if record is None:
@@ -278,7 +278,7 @@ def workers_table(state: State) -> Table:
         rungs = "" if record.kind == "final" or not state.config.marks else str(len(record.seen))
         table.add_row(
             *(str(number), _cut(titled(state, record)), tokens, loss, rungs),
-            _cut(knobs_text(record), "dim"),
+            _cut(parameters_text(record), "dim"),
         )
     return table
 

@@ -125,26 +125,26 @@ def values_text(state: State, record: Record) -> str:
     return ", ".join(f"{name} {value_text(name, value)}" for name, value in by_name(state, record).items())
 
 
-def knob_names(records: Iterable[Record]) -> list[str]:
-    """Return the names of all knobs that any of the records has a value for, in order of appearance."""
+def parameter_names(records: Iterable[Record]) -> list[str]:
+    """Return the names of all parameters that any of the records has a value for, in order of appearance."""
     return list(dict.fromkeys(name for record in records for name in record.params))
 
 
-def knobs_text(record: Record) -> str:
-    """Format the values of a record's knobs, by the last part of each knob's name."""
+def parameters_text(record: Record) -> str:
+    """Format the values of a record's parameters, by the last part of each parameter's name."""
     if not record.params:
         return "as its spec says"
     return " ".join(f"{short(name)}={value}" for name, value in record.params.items())
 
 
 def short(name: str) -> str:
-    """Return the last parts of a knob's name; of an alternative in a list, `1[mix]`, its name alone."""
+    """Return the last parts of a parameter's name; of an alternative in a list, `1[mix]`, its name alone."""
     parts = [re.sub(r"^\d+\[(\w+)\]$", r"\1", part) for part in name.split(".")]
     return ".".join(part for part in parts[-2:] if not part.isdecimal()) or name
 
 
 def shorts(names: Iterable[str]) -> dict[str, str]:
-    """Return the last part of each knob's name, or the whole name where two would be equal."""
+    """Return the last part of each parameter's name, or the whole name where two would be equal."""
     found = {name: short(name) for name in names}
     taken = list(found.values())
     return {name: text if taken.count(text) == 1 else name for name, text in found.items()}

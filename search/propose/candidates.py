@@ -12,7 +12,7 @@ from composer import cost
 from composer.costs.counting.count import Costs
 from composer.costs.fitting.caps import excesses
 from composer.costs.tracing.traced_cost import Coster, measures
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Spec
 from composer.language.space import InvalidPoint, Space
@@ -36,7 +36,7 @@ class Candidate:
 
     Attributes:
         verdict: feasible, over a cap, or no valid spec at all.
-        params: the values of its knobs.
+        params: the values of its parameters.
         why: what is wrong with it, as text.
         constraints: for the sampler, positive if violated: for a cap the share by which it is exceeded.
         spec: None if invalid.
@@ -59,7 +59,7 @@ class Candidate:
         return run_hash(self.spec)
 
 
-def candidate(space: Space, ask: Callable[[Knob], Value]) -> Candidate:
+def candidate(space: Space, ask: Callable[[SearchParameter], Value]) -> Candidate:
     """Resolve and cost the point that `ask` chooses."""
     try:
         point = space.point(ask)
@@ -90,7 +90,7 @@ class Judged:
     """What a sampler needs to know about a point.
 
     Attributes:
-        params: the values of the knobs in the branches taken.
+        params: the values of the parameters in the branches taken.
         excess: the excess over the most exceeded cap, as a share of it; 0 if feasible, infinite if
             invalid.
         identity: the run hash of the spec; empty if it is not feasible.
@@ -119,7 +119,7 @@ class Judge:
         self._known: dict[_Key, tuple[float, str]] = {}
         self._latest: dict[_Key, Candidate] = {}
 
-    def __call__(self, ask: Callable[[Knob], Value]) -> Judged:
+    def __call__(self, ask: Callable[[SearchParameter], Value]) -> Judged:
         """Judge the point that `ask` chooses."""
         try:
             params, tree = self.space.tree(ask)
@@ -132,7 +132,7 @@ class Judge:
             self._known[key] = self._judged(key, params, tree)
         return Judged(params, *self._known[key])
 
-    def candidate(self, ask: Callable[[Knob], Value]) -> Candidate:
+    def candidate(self, ask: Callable[[SearchParameter], Value]) -> Candidate:
         """Return the candidate of the point that `ask` chooses, without costing one of the latest again."""
         try:
             params, _ = self.space.tree(ask)
@@ -173,5 +173,5 @@ class Judge:
         return Candidate("feasible", point.params, "", shares, point.spec, costs)
 
 
-def _answer(params: dict[str, Value], knob: Knob) -> Value:
-    return params[knob.name]
+def _answer(params: dict[str, Value], parameter: SearchParameter) -> Value:
+    return params[parameter.name]

@@ -16,7 +16,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from composer.language.edits import NO_EDIT
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from composer.language.space import EDITED, Ask, Space, draw
 from search.compare.fronts import Fronts
 from search.objectives import Values
@@ -42,7 +42,7 @@ class Evolution(Source):
 
     def __init__(self, space: Space, tries: int) -> None:
         self.tries = tries
-        self._knobs = {knob.name: knob for knob in space.knobs}
+        self._parameters = {parameter.name: parameter for parameter in space.parameters}
         self._populations: WeakKeyDictionary[Study, Population] = WeakKeyDictionary()
 
     def drafts(
@@ -63,9 +63,9 @@ class Evolution(Source):
             child = crossed(first.params, second.params, rng)
             if child is not None:
                 if rng.random() < 0.5:
-                    child = mutated(child, self._knobs, rng, moves)
+                    child = mutated(child, self._parameters, rng, moves)
                 return Draft(inherit(rng, child), (first, second))
-        return Draft(inherit(rng, mutated(first.params, self._knobs, rng, moves)), (first,))
+        return Draft(inherit(rng, mutated(first.params, self._parameters, rng, moves)), (first,))
 
 
 class Population:
@@ -110,8 +110,12 @@ def _chosen(population: list[tuple[int, Parent]], rng: random.Random) -> Parent:
 def _random(rng: random.Random) -> Ask:
     """Draw a point of the space without edits of structure, which moves make."""
 
-    def ask(knob: Knob) -> Value:
-        return NO_EDIT if NO_EDIT in knob.choices and knob.name.startswith(EDITED) else draw(knob, rng)
+    def ask(parameter: SearchParameter) -> Value:
+        return (
+            NO_EDIT
+            if NO_EDIT in parameter.choices and parameter.name.startswith(EDITED)
+            else draw(parameter, rng)
+        )
 
     return ask
 

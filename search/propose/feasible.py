@@ -63,7 +63,7 @@ class Feasible(BaseSampler):
         self._pasts: WeakKeyDictionary[Study, _Past] = WeakKeyDictionary()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return all knobs, since they are sampled together."""
+        """Return all parameters, since they are sampled together."""
         return self._distributions
 
     def sample_relative(
@@ -100,7 +100,7 @@ class Feasible(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw a value for a knob that the trial's point leaves open."""
+        """Draw a value for a parameter that the trial's point leaves open."""
         inner = RandomSampler(self._seed_of(trial, param_name))
         return inner.sample_independent(study, trial, param_name, param_distribution)
 
@@ -144,7 +144,7 @@ class Feasible(BaseSampler):
                 yield draft, True
         rng = random.Random(self._seed_of(trial, "again"))
         for _ in range(_HOPELESS if lost else _AGAIN):
-            yield Draft(lambda knob: draw(knob, rng)), False
+            yield Draft(lambda parameter: draw(parameter, rng)), False
 
     def _seed_of(self, trial: FrozenTrial, what: object) -> int:
         text = f"{self._seed}/{trial.number}/{what}"

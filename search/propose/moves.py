@@ -1,8 +1,8 @@
-"""Moves of evolution: mutation and crossover of the knob values that lead to a spec, with descriptions.
+"""Moves of evolution: mutation and crossover of the parameter values that lead to a spec, with descriptions.
 
-A child is a point of the same space by construction: its moves only choose values for knobs that the space
-asks for. The branch taken decides which knobs exist, so a value in a branch that is not taken is dropped, and
-a knob that no parent has gets a random value.
+A child is a point of the same space by construction: its moves only choose values for parameters that the
+space asks for. The branch taken decides which parameters exist, so a value in a branch that is not taken is
+dropped, and a parameter that no parent has gets a random value.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from composer.language.space import EDITED, Ask, draw
 
 Params: TypeAlias = Mapping[str, Value]
-Knobs: TypeAlias = Mapping[str, Knob]
+SearchParameters: TypeAlias = Mapping[str, SearchParameter]
 
 _SWAP = 0.5
 """Probability that a crossover takes a branch from the second parent."""
@@ -28,44 +28,46 @@ _REACH = 0.15
 
 @dataclass(frozen=True)
 class Parent:
-    """A trained point: the name of its trial and the values of its knobs."""
+    """A trained point: the name of its trial and the values of its parameters."""
 
     name: str
     params: Params
 
 
 def inherit(rng: random.Random, *answers: Params) -> Ask:
-    """Return a knob's value in the first of `answers` that has a valid one, else a random value."""
+    """Return a parameter's value in the first of `answers` that has a valid one, else a random value."""
 
-    def ask(knob: Knob) -> Value:
-        inherited = (own[knob.name] for own in answers if knob.name in own)
-        return next((value for value in inherited if knob.holds(value)), draw(knob, rng))
+    def ask(parameter: SearchParameter) -> Value:
+        inherited = (own[parameter.name] for own in answers if parameter.name in own)
+        return next((value for value in inherited if parameter.holds(value)), draw(parameter, rng))
 
     return ask
 
 
-def mutated(params: Params, knobs: Knobs, rng: random.Random, times: int = 1) -> dict[str, Value]:
-    """Change the values of `times` different knobs, or of all if there are fewer."""
-    free = [name for name in params if name in knobs and _movable(knobs[name])]
+def mutated(
+    params: Params, parameters: SearchParameters, rng: random.Random, times: int = 1
+) -> dict[str, Value]:
+    """Change the values of `times` different parameters, or of all if there are fewer."""
+    free = [name for name in params if name in parameters and _movable(parameters[name])]
     names = rng.sample(free, min(times, len(free)))
-    return {**params, **{name: moved(knobs[name], params[name], rng) for name in names}}
+    return {**params, **{name: moved(parameters[name], params[name], rng) for name in names}}
 
 
-def moved(knob: Knob, value: Value, rng: random.Random) -> Value:
+def moved(parameter: SearchParameter, value: Value, rng: random.Random) -> Value:
     """Return another value: any other choice, or a step up or down a range, mostly a short one."""
-    assert _movable(knob)
-    if knob.kind == "categorical":
-        return rng.choice([choice for choice in knob.choices if choice != value])
+    assert _movable(parameter)
+    if parameter.kind == "categorical":
+        return rng.choice([choice for choice in parameter.choices if choice != value])
     assert isinstance(value, int | float)
-    low, high, at = (math.log(x) if knob.log else x for x in (knob.low, knob.high, value))
+    low, high, at = (math.log(x) if parameter.log else x for x in (parameter.low, parameter.high, value))
     reached = min(max(rng.gauss(at, _REACH * (high - low)), low), high)
-    goal = min(max(math.exp(reached) if knob.log else reached, knob.low), knob.high)
-    if knob.kind == "float":
-        return goal if goal != value else draw(knob, rng)
-    found = int(knob.low) + knob.step * round((goal - knob.low) / knob.step)
+    goal = min(max(math.exp(reached) if parameter.log else reached, parameter.low), parameter.high)
+    if parameter.kind == "float":
+        return goal if goal != value else draw(parameter, rng)
+    found = int(parameter.low) + parameter.step * round((goal - parameter.low) / parameter.step)
     if found == value:
-        steps = [value + way * knob.step for way in (-1, 1)]
-        found = rng.choice([int(each) for each in steps if knob.low <= each <= knob.high])
+        steps = [value + way * parameter.step for way in (-1, 1)]
+        found = rng.choice([int(each) for each in steps if parameter.low <= each <= parameter.high])
     return found
 
 
@@ -83,12 +85,12 @@ def crossed(first: Params, second: Params, rng: random.Random) -> dict[str, Valu
         taken = [rng.choice(branches)]
     kept = {name: value for name, value in first.items() if branch_of(name) not in taken}
     swapped = {name: value for name, value in second.items() if branch_of(name) in taken}
-    # the second parent's values also serve knobs of a swapped branch that the first parent lacks
+    # the second parent's values also serve parameters of a swapped branch that the first parent lacks
     return {**second, **kept, **swapped}
 
 
 def branch_of(name: str) -> str:
-    """Return the part of a spec that a knob belongs to: `blocks.expert`, `stages.0.step`, `train.lr`."""
+    """Return the part of a spec that a parameter belongs to: `blocks.expert`, `stages.0.step`, `train.lr`."""
     parts = [part.rstrip("]") for part in re.split(r"[.\[]", name)]
     return ".".join(parts[: 3 if parts[0] == "stages" else 2])
 
@@ -134,8 +136,8 @@ def words(
     return changes
 
 
-def _movable(knob: Knob) -> bool:
-    return len(knob.choices) > 1 if knob.kind == "categorical" else knob.low < knob.high
+def _movable(parameter: SearchParameter) -> bool:
+    return len(parameter.choices) > 1 if parameter.kind == "categorical" else parameter.low < parameter.high
 
 
 def _part(params: Params, branch: str) -> dict[str, Value]:

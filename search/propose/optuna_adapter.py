@@ -8,7 +8,7 @@ from typing import Any
 from optuna import Study
 from optuna.trial import Trial
 
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from search import optuna_private
 from search.objectives import Values
 from search.propose.candidates import Candidate
@@ -20,16 +20,22 @@ IMPORTED = "imported"
 """The outcome of a trial that was not proposed here: a result of another search."""
 
 
-def suggest(trial: Trial, knob: Knob) -> Value:
-    """Return the sampler's value for a knob."""
-    match knob.kind:
+def suggest(trial: Trial, parameter: SearchParameter) -> Value:
+    """Return the sampler's value for a parameter."""
+    match parameter.kind:
         case "categorical":
-            answer: Value = trial.suggest_categorical(knob.name, knob.choices)
+            answer: Value = trial.suggest_categorical(parameter.name, parameter.choices)
             return answer
         case "int":
-            return trial.suggest_int(knob.name, int(knob.low), int(knob.high), step=knob.step, log=knob.log)
+            return trial.suggest_int(
+                parameter.name,
+                int(parameter.low),
+                int(parameter.high),
+                step=parameter.step,
+                log=parameter.log,
+            )
         case _:
-            return trial.suggest_float(knob.name, knob.low, knob.high, log=knob.log)
+            return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
 
 
 def tell(

@@ -25,7 +25,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from composer.language.space import Ask, Space
 from search.compare.fronts import fronts
 from search.propose.candidates import Judged
@@ -48,7 +48,7 @@ MakeSampler = Callable[[int], BaseSampler]
 
 @dataclass(frozen=True)
 class Draft:
-    """A point as a function of knobs, and the trained points it was made from."""
+    """A point as a function of parameters, and the trained points it was made from."""
 
     ask: Ask
     parents: tuple[Parent, ...] = ()
@@ -151,19 +151,21 @@ def misses(refused: Sequence[Judged], most: int = 4) -> list[tuple[dict[str, Val
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return all knobs of a space in Optuna's form."""
-    return {knob.name: distribution(knob) for knob in space.knobs}
+    """Return all parameters of a space in Optuna's form."""
+    return {parameter.name: distribution(parameter) for parameter in space.parameters}
 
 
-def distribution(knob: Knob) -> BaseDistribution:
-    """Return Optuna's form of a knob."""
-    match knob.kind:
+def distribution(parameter: SearchParameter) -> BaseDistribution:
+    """Return Optuna's form of a parameter."""
+    match parameter.kind:
         case "categorical":
-            return CategoricalDistribution(knob.choices)
+            return CategoricalDistribution(parameter.choices)
         case "int":
-            return IntDistribution(int(knob.low), int(knob.high), step=knob.step, log=knob.log)
+            return IntDistribution(
+                int(parameter.low), int(parameter.high), step=parameter.step, log=parameter.log
+            )
         case _:
-            return FloatDistribution(knob.low, knob.high, log=knob.log)
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
 
 
 def _ask(inner: BaseSampler, study: Study, trial: FrozenTrial) -> Ask:
@@ -173,10 +175,10 @@ def _ask(inner: BaseSampler, study: Study, trial: FrozenTrial) -> Ask:
         together = inner.infer_relative_search_space(study, trial)
         proposed = inner.sample_relative(study, trial, together)
 
-    def ask(knob: Knob) -> Value:
-        answer: Value = proposed.get(knob.name)
-        if knob.name not in proposed or not knob.holds(answer):
-            answer = inner.sample_independent(study, trial, knob.name, distribution(knob))
+    def ask(parameter: SearchParameter) -> Value:
+        answer: Value = proposed.get(parameter.name)
+        if parameter.name not in proposed or not parameter.holds(answer):
+            answer = inner.sample_independent(study, trial, parameter.name, distribution(parameter))
         return answer
 
     return ask

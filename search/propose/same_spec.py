@@ -1,7 +1,7 @@
 """Finding the point of a space that resolves to a given spec.
 
-A knob that the spec's own space has too keeps its value. Elsewhere the value at the knob's
-place in the spec is used. If a knob has no place there (a name in `let`, an alternative), its values are
+A parameter that the spec's own space has too keeps its value. Elsewhere the value at the parameter's
+place in the spec is used. If a parameter has no place there (a name in `let`, an alternative), its values are
 tried. A point matches if it has the same run hash.
 """
 
@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from composer.language.description.show import document
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Spec
 from composer.language.space import InvalidPoint, Point, Space
@@ -41,7 +41,7 @@ class SameSpec:
 
         Args:
             identity: the run hash.
-            params: the values of the knobs in the space that the spec comes from.
+            params: the values of the parameters in the space that the spec comes from.
             spec: the spec itself; None if only its hash is known.
         """
         there = {} if spec is None else document(spec)
@@ -55,10 +55,10 @@ class SameSpec:
         return min(misses, key=lambda miss: miss[0])[1]
 
     def _tried(self, params: Mapping[str, Value], spec: Mapping[str, Any]) -> Iterator[_Tried]:
-        """Resolve point after point, varying the last of the open knobs first."""
+        """Resolve point after point, varying the last of the open parameters first."""
         chosen: list[int] = []
         for _ in range(TRIES):
-            answers = _Answers(lambda knob: self._answers(knob, params, spec), chosen)
+            answers = _Answers(lambda parameter: self._answers(parameter, params, spec), chosen)
             try:
                 yield self._space.point(answers)
             except (InvalidPoint, _Unanswered) as missed:
@@ -67,29 +67,37 @@ class SameSpec:
             if not chosen:
                 return
 
-    def _answers(self, knob: Knob, params: Mapping[str, Value], spec: Mapping[str, Any]) -> list[Value]:
+    def _answers(
+        self, parameter: SearchParameter, params: Mapping[str, Value], spec: Mapping[str, Any]
+    ) -> list[Value]:
         """Return the possible values, likeliest first.
 
         Raises:
             _Unanswered: none leads to the spec.
         """
-        if knob.name in params and knob.holds(params[knob.name]):
-            return [params[knob.name]]
-        there = _at(spec, knob.name)
+        if parameter.name in params and parameter.holds(params[parameter.name]):
+            return [params[parameter.name]]
+        there = _at(spec, parameter.name)
         # null means a value that follows from others
         if there is _NOTHING or there is None or isinstance(there, dict | list | tuple):
-            likely = (value for value in (self._last.get(knob.name), *params.values()) if knob.holds(value))
+            likely = (
+                value
+                for value in (self._last.get(parameter.name), *params.values())
+                if parameter.holds(value)
+            )
             # 1, 1.0 and true are different values
-            found = list({(type(value), value): value for value in (*likely, *_all(knob, spec))}.values())
+            found = list(
+                {(type(value), value): value for value in (*likely, *_all(parameter, spec))}.values()
+            )
         else:
-            found = _standing_for(there, knob)
+            found = _standing_for(there, parameter)
         if not found:
-            raise _Unanswered(f"{knob.name} is {'not known' if there is _NOTHING else there} there")
+            raise _Unanswered(f"{parameter.name} is {'not known' if there is _NOTHING else there} there")
         return found
 
 
 class _Unanswered(Exception):
-    """No value of a knob can lead to the spec."""
+    """No value of a parameter can lead to the spec."""
 
 
 _Tried: TypeAlias = Point | InvalidPoint | _Unanswered
@@ -98,13 +106,13 @@ _Tried: TypeAlias = Point | InvalidPoint | _Unanswered
 class _Answers:
     """Chooses the values of one point: `chosen` has the index of each, 0 beyond its end."""
 
-    def __init__(self, possible: Callable[[Knob], list[Value]], chosen: list[int]) -> None:
+    def __init__(self, possible: Callable[[SearchParameter], list[Value]], chosen: list[int]) -> None:
         self._possible, self._wanted = possible, chosen
         self._chosen: list[int] = []
         self._counts: list[int] = []
 
-    def __call__(self, knob: Knob) -> Value:
-        possible = self._possible(knob)
+    def __call__(self, parameter: SearchParameter) -> Value:
+        possible = self._possible(parameter)
         at = len(self._chosen)
         self._chosen.append(self._wanted[at] if at < len(self._wanted) else 0)
         self._counts.append(len(possible))
@@ -118,27 +126,27 @@ class _Answers:
         return [*found[:-1], found[-1] + 1] if found else []
 
 
-def _standing_for(value: Any, knob: Knob) -> list[Value]:
-    """Return the values of a knob that may resolve to a value in the spec."""
-    if knob.kind != "categorical":
-        return [value] if knob.holds(value) else []
-    same = [choice for choice in knob.choices if choice == value and _is_bool(choice) == _is_bool(value)]
+def _standing_for(value: Any, parameter: SearchParameter) -> list[Value]:
+    """Return the values of a parameter that may resolve to a value in the spec."""
+    if parameter.kind != "categorical":
+        return [value] if parameter.holds(value) else []
+    same = [choice for choice in parameter.choices if choice == value and _is_bool(choice) == _is_bool(value)]
     # a string may resolve to anything: a quantity such as 8Ki, an expression, the name of an alternative
-    return same or [choice for choice in knob.choices if isinstance(choice, str)]
+    return same or [choice for choice in parameter.choices if isinstance(choice, str)]
 
 
-def _all(knob: Knob, spec: Mapping[str, Any]) -> Iterator[Value]:
-    """Yield the values of a knob that can be tried; of real numbers those that occur in the spec."""
-    if knob.kind == "categorical":
-        yield from knob.choices
-    elif knob.kind == "int":
-        yield from islice(range(int(knob.low), int(knob.high) + 1, knob.step), TRIES)
+def _all(parameter: SearchParameter, spec: Mapping[str, Any]) -> Iterator[Value]:
+    """Yield the values of a parameter that can be tried; of real numbers those that occur in the spec."""
+    if parameter.kind == "categorical":
+        yield from parameter.choices
+    elif parameter.kind == "int":
+        yield from islice(range(int(parameter.low), int(parameter.high) + 1, parameter.step), TRIES)
     else:
-        yield from (value for _, value in _flat(spec) if knob.holds(value))
+        yield from (value for _, value in _flat(spec) if parameter.holds(value))
 
 
 def _at(spec: Mapping[str, Any], name: str) -> Any:
-    """Return the value in a spec at the place of a knob."""
+    """Return the value in a spec at the place of a parameter."""
     inner: Any = spec
     for step in _outside(name).split("."):
         if isinstance(inner, dict) and step in inner:
@@ -151,7 +159,7 @@ def _at(spec: Mapping[str, Any], name: str) -> Any:
 
 
 def _outside(name: str) -> str:
-    """Return the name of a knob without the alternatives in brackets, which are no part of its place."""
+    """Return the name of a parameter without the alternatives in brackets, which are no part of its place."""
     kept, depth = "", 0
     for letter in name:
         depth += letter == "["

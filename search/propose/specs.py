@@ -1,4 +1,4 @@
-"""The specs of records, rebuilt from their knob values."""
+"""The specs of records, rebuilt from their parameter values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def spec_of(space: Space, baselines: Mapping[str, Baseline], record: Record) -> 
     if record.kind == "baseline":
         baseline = baselines.get(record.identity)
         return None if baseline is None else baseline.spec
-    return candidate(space, lambda knob: record.params[knob.name]).spec
+    return candidate(space, lambda parameter: record.params[parameter.name]).spec
 
 
 def bring_specs(folder: Path, records: Iterable[Record], spec_of: Callable[[Record], Spec | None]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from composer.language.load import load
-from composer.language.parsing.choice import Knob, Value
+from composer.language.parsing.choice import SearchParameter, Value
 from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Spec
 from composer.language.space import EDITED, InvalidPoint, Point, Space, standing
@@ -32,7 +32,7 @@ _EXPECTED = "a point of the space"
 
 @dataclass(frozen=True)
 class Start:
-    """A point to try first: where its spec was found, the values of its knobs, and its run hash."""
+    """A point to try first: where its spec was found, the values of its parameters, and its run hash."""
 
     path: str
     params: dict[str, Value]
@@ -41,7 +41,7 @@ class Start:
 
 @dataclass(frozen=True)
 class _Named:
-    """A spec file of an entry; `params` are the knob values of the search that found it, if one did."""
+    """A spec file of an entry; `params` are the parameter values of the search that found it, if one did."""
 
     path: Path
     place: Fault
@@ -116,7 +116,7 @@ def _start(space: Space, named: _Named, same: SameSpec, fields: set[str]) -> Sta
     point = same.find(run_hash(here), named.params, here)
     if not isinstance(point, Point):
         return replace(named.place, expected=_EXPECTED, got=f"{named.path}: {point}")
-    judged = candidate(space, lambda knob: point.params[knob.name])
+    judged = candidate(space, lambda parameter: point.params[parameter.name])
     if judged.verdict != "feasible":
         got = f"{named.path} over the caps: {judged.why}"
         return replace(named.place, expected=_EXPECTED, got=got)
@@ -135,17 +135,17 @@ def _chosen(space: Space) -> set[str]:
     """Return the fields of `train` in which points of the space differ."""
     like = space.example()
     found: set[str] = set()
-    for knob in space.knobs:
-        # a knob of `let` may be used anywhere
-        if knob.name.replace("[", ".").partition(".")[0] not in _ARCHITECTURE:
-            for value in standing(knob):
-                found |= _differing(space, like, {**like.params, knob.name: value})
+    for parameter in space.parameters:
+        # a parameter of `let` may be used anywhere
+        if parameter.name.replace("[", ".").partition(".")[0] not in _ARCHITECTURE:
+            for value in standing(parameter):
+                found |= _differing(space, like, {**like.params, parameter.name: value})
     return found
 
 
 def _differing(space: Space, like: Point, params: Mapping[str, Value]) -> set[str]:
-    def ask(knob: Knob) -> Value:
-        return params[knob.name] if knob.name in params else standing(knob)[0]
+    def ask(parameter: SearchParameter) -> Value:
+        return params[parameter.name] if parameter.name in params else standing(parameter)[0]
 
     try:
         train = space.point(ask).spec.train

@@ -1,4 +1,4 @@
-"""Sections on what can be concluded and how reliably: knobs, rungs, the course of the search."""
+"""Sections on what can be concluded and how reliably: parameters, rungs, the course of the search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 from composer.costs.base.units import count_text, duration
 from composer.language.schema.search import FlopRungs
 from composer.page.markup import choice, figure, table, warn
-from search.progress.words import knob_names, moved_text, plural
+from search.progress.words import moved_text, parameter_names, plural
 from search.report import facts, figures
 from search.report.markup import link
 from search.report.read import Source
@@ -19,15 +19,15 @@ LITTLE = 0.2
 """Cross-validated share of explained variance below which effects are called hints."""
 
 
-def knobs(source: Source) -> str:
-    """The effect of each knob, and its uncertainty."""
-    names = knob_names(source.records())
+def parameters(source: Source) -> str:
+    """The effect of each parameter, and its uncertainty."""
+    names = parameter_names(source.records())
     goals = source.state.goals.names
-    by_goal = {goal: each for goal in goals if (each := facts.knob_effects(source, goal)) is not None}
+    by_goal = {goal: each for goal in goals if (each := facts.parameter_effects(source, goal)) is not None}
     if not by_goal:
         return (
             '<p class="soft">Too few trials, or all with equal results: no conclusions about single '
-            f"knobs. It takes {FEWEST} trials that reached the first milestone.</p>"
+            f"parameters. It takes {FEWEST} trials that reached the first milestone.</p>"
         )
     where = facts.stages(source)[0]
     parts = (
@@ -42,15 +42,15 @@ def _effects(goal: str, where: str, effects: Effects, names: list[str]) -> str:
     doubt = warn("This model explains little; treat the effects below as hints, not as findings.")
     return (
         f"<p>Effects on {escape(goal)} at {escape(where)}, over the {effects.trials} trials that reached it. "
-        f"An additive model of the knobs predicts {predicted}.</p>"
+        f"An additive model of the parameters predicts {predicted}.</p>"
         f"{doubt if effects.explained < LITTLE else ''}"
-        "<h3>Importance</h3><p class='soft'>The share of the variance between trials that each knob accounts "
-        "for, with 90 % intervals. The orange line is the 95th percentile over shuffled results; a grey bar "
-        "is below it, so not significant.</p>"
+        "<h3>Importance</h3><p class='soft'>The share of the variance between trials that each parameter "
+        "accounts for, with 90 % intervals. The orange line is the 95th percentile over shuffled results; a "
+        "grey bar is below it, so not significant.</p>"
         f"{figure(figures.importance(effects, goal, names))}"
-        "<h3>Effect</h3><p class='soft'>The change of the mean by each value, other knobs held equal, with "
-        "90 % intervals; in brackets the number of trials. A knob that belongs to a branch is compared "
-        "within that branch. Hollow points belong to knobs that are not significant.</p>"
+        "<h3>Effect</h3><p class='soft'>The change of the mean by each value, other parameters held equal, "
+        "with 90 % intervals; in brackets the number of trials. A parameter that belongs to a branch is "
+        "compared within that branch. Hollow points belong to parameters that are not significant.</p>"
         f"{figure(figures.effect(effects, goal, names))}"
     )
 
@@ -198,9 +198,9 @@ def method(source: Source) -> str:
         "noise of training, which one seed cannot show.",
         *_finals(source),
         "The Pareto front holds the runs trained in full that no other one dominates.",
-        "Importance and effects: an additive model of all knobs, fitted by ridge regression with the penalty "
-        "chosen by leave-one-out cross-validation. Intervals are from 300 bootstrap samples of the trials, "
-        "the orange line from 300 shuffles of the results. Interactions of knobs are not modelled.",
+        "Importance and effects: an additive model of all parameters, fitted by ridge regression with the "
+        "penalty chosen by leave-one-out cross-validation. Intervals are from 300 bootstrap samples of the "
+        "trials, the orange line from 300 shuffles of the results. Interactions are not modelled.",
         "Rank correlation: Kendall's tau-b, with intervals from 300 bootstrap samples.",
     )
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"

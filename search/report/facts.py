@@ -131,8 +131,8 @@ def at_milestone(record: Record, number: int, name: str) -> float | None:
     return record.costs.get(name) if name in MEASURES else seen.metrics.get(name)
 
 
-def knob_effects(source: Source, name: str) -> Effects | None:
-    """Estimate effects of knobs on an objective at the first milestone, where all trials are comparable."""
+def parameter_effects(source: Source, name: str) -> Effects | None:
+    """Estimate effects of parameters on an objective at the first milestone, which all trials reach."""
     if name not in source.effects:
         source.effects[name] = _effects(source, name)
     return source.effects[name]

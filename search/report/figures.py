@@ -139,22 +139,22 @@ def curves(source: Source, metric: str) -> Chart:
     return chart
 
 
-def importance(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
-    """Draw the share of variance between trials that each knob explains, and the share expected by chance."""
-    called = shorts(knobs)
-    left = 24 + max(width_of(called[each.knob]) for each in found.knobs)
+def importance(found: Effects, name: str, parameters: Sequence[str]) -> Chart:
+    """Draw the share of variance that each parameter explains, and the share expected by chance."""
+    called = shorts(parameters)
+    left = 24 + max(width_of(called[each.parameter]) for each in found.parameters)
     chart = Chart(
         WIDTH,
-        66 + 28 * len(found.knobs),
-        f"importance of knobs for {name}",
-        "; ".join(f"{each.knob}: {100 * each.share:.0f} %" for each in found.knobs),
+        66 + 28 * len(found.parameters),
+        f"importance of parameters for {name}",
+        "; ".join(f"{each.parameter}: {100 * each.share:.0f} %" for each in found.parameters),
     )
-    across = Scale(0, max(0.1, *(min(1.0, each.high) for each in found.knobs)), left, WIDTH - 80)
+    across = Scale(0, max(0.1, *(min(1.0, each.high) for each in found.parameters)), left, WIDTH - 80)
     chart.below(across, chart.height - 48, 8, _percent, f"share of the variance of {name} between trials")
-    for number, each in enumerate(found.knobs):
+    for number, each in enumerate(found.parameters):
         y = 22 + 28 * number
         weak = " weak" if each.share <= each.chance else ""
-        chart.words(left - 10, y + 4, called[each.knob], "end")
+        chart.words(left - 10, y + 4, called[each.parameter], "end")
         chart.box(left, y - 7, across(min(each.share, across.high)) - left, 14, f"bar{weak}")
         chart.line([(across(min(x, across.high)), y) for x in (each.low, each.high)], "whisker")
         chance = across(min(each.chance, across.high))
@@ -165,26 +165,26 @@ def importance(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
     return chart
 
 
-def effect(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
-    """Draw what each value of a knob adds to the mean, with its interval."""
-    called = shorts(knobs)
-    rows = [(each, level) for each in found.knobs for level in each.levels]
-    left = 40 + max(width_of(called[each.knob]) for each in found.knobs)
+def effect(found: Effects, name: str, parameters: Sequence[str]) -> Chart:
+    """Draw what each value of a parameter adds to the mean, with its interval."""
+    called = shorts(parameters)
+    rows = [(each, level) for each in found.parameters for level in each.levels]
+    left = 40 + max(width_of(called[each.parameter]) for each in found.parameters)
     left += max(width_of(f"{level.label} ({level.count})") for _, level in rows)
-    height = 60 + 21 * len(rows) + 12 * len(found.knobs)
+    height = 60 + 21 * len(rows) + 12 * len(found.parameters)
     chart = Chart(
         WIDTH,
         height,
-        f"effect of knobs on {name}",
-        "; ".join(f"{each.knob}={level.label}: {level.effect:+.3g}" for each, level in rows),
+        f"effect of parameters on {name}",
+        "; ".join(f"{each.parameter}={level.label}: {level.effect:+.3g}" for each, level in rows),
     )
     across = scale([x for _, level in rows for x in (level.low, level.high, 0.0)], left, WIDTH - _RIGHT)
     chart.below(across, height - 48, 6, partial(_signed, name), f"{name} against the mean of those asked")
     chart.line([(across(0), height - 48), (across(0), 6)], "zero")
     y = 20.0
-    for each in found.knobs:
+    for each in found.parameters:
         weak = " weak" if each.share <= each.chance else ""
-        chart.words(16, y + 4, called[each.knob], "" if not weak else "tick")
+        chart.words(16, y + 4, called[each.parameter], "" if not weak else "tick")
         for level in each.levels:
             chart.words(left - 14, y + 4, f"{level.label} ({level.count})", "tick end")
             chart.line([(across(level.low), y), (across(level.high), y)], f"whisker{weak}")

@@ -63,4 +63,4 @@ def _changes(before: Record, after: Record) -> str:
     called = shorts(names)
     old, new = ({name: each.params.get(name, "not asked") for name in names} for each in (before, after))
     changed = [f"{called[name]} {old[name]} to {new[name]}" for name in names if old[name] != new[name]]
-    return ", ".join(changed) or "no knob"
+    return ", ".join(changed) or "no search parameter"

@@ -18,7 +18,7 @@ def link(source: Source, record: Record) -> str:
 
 
 def answers(record: Record) -> str:
-    """Return the knob values of a record."""
+    """Return the parameter values of a record."""
     names = shorts(record.params)
     return ", ".join(f"{names[name]} {value}" for name, value in record.params.items()) or "as its spec says"
 
@@ -53,7 +53,7 @@ def number(text: str, value: float | None) -> str:
 
 
 def answer(value: Any) -> str:
-    """Return a cell with the value of a knob."""
+    """Return a cell with the value of a parameter."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(f"{value:g}", value)
     return cell(escape("" if value is None else str(value)), "" if value is None else str(value))

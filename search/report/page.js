@@ -63,9 +63,9 @@ function* parts(point) {
     yield heading("Train it on", point.command);
     yield make("pre", { className: "wrap", textContent: point.command });
   }
-  if (point.knobs.length) {
-    yield heading("Knobs");
-    yield rows(point.knobs.map(([name, value, path]) => [cell(name, "", path), cell(value, "number")]));
+  if (point.parameters.length) {
+    yield heading("Search parameters");
+    yield rows(point.parameters.map(([name, value, path]) => [cell(name, "", path), cell(value, "number")]));
   }
   if (point.moves.length) {
     yield heading("Moves");

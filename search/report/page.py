@@ -50,7 +50,7 @@ def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, A
     yield "tokens", value_text("params", record.tokens)
     yield "seconds", record.seconds
     names = shorts(record.params)
-    yield "knobs", [(names[name], str(value), name) for name, value in record.params.items()]
+    yield "parameters", [(names[name], str(value), name) for name, value in record.params.items()]
     yield "costs", [_cost(source, name, value) for name, value in record.costs.items()]
     yield (
         "seen",

@@ -73,7 +73,7 @@ class Source:
         curves: of what is shown, by identity, the rows of the run's metrics.
         asked: whether the requested budgets and finals are known.
         shown: the baselines and trials that figures and tables show; conclusions rest on all.
-        effects: by objective, the estimated effects of the knobs.
+        effects: by objective, the estimated effects of the parameters.
     """
 
     folder: Path

@@ -8,7 +8,7 @@ from composer.costs.base.units import amount, count_text
 from composer.measures.registry import MAIN, MEASURES
 from composer.page.markup import alternatives, legend, table
 from search.progress.leaderboard import ranked
-from search.progress.words import by_name, knob_names, mean_text, shorts, titled, value_text, values_text
+from search.progress.words import by_name, mean_text, parameter_names, shorts, titled, value_text, values_text
 from search.report import facts, figures, lineage
 from search.report.finals import against
 from search.report.markup import answer, answers, bar, cell, link, number, residual
@@ -64,7 +64,7 @@ def _front_table(source: Source) -> str:
         rows.append([name, *map(escape, [*values, *costs, answers(record)])])
     if not rows:
         return '<p class="soft">No run was trained in full yet, so there is no front.</p>'
-    head = ["on the front", *state.goals.names, *_other_costs(source), "knobs"]
+    head = ["on the front", *state.goals.names, *_other_costs(source), "search parameters"]
     return table(head, rows, words=(0, len(head) - 1), stacked=True)
 
 
@@ -181,13 +181,13 @@ def _matched(source: Source, baselines: list[Record]) -> str:
 def trials(source: Source) -> str:
     """A table of all trials that can be sorted."""
     state = source.state
-    knobs = knob_names(source.records())
+    parameters = parameter_names(source.records())
     costs = [name for name in MEASURES if name not in state.goals.names and name in _known_costs(source)]
-    called = shorts(knobs)
+    called = shorts(parameters)
     head = ["trial", "status", "tokens", *state.goals.names, *costs, "seconds"]
     top = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
-        for name in [*head, *(called[name] for name in knobs)]
+        for name in [*head, *(called[name] for name in parameters)]
     )
     front = {record.identity for record in source.front}
     body = []
@@ -213,7 +213,7 @@ def trials(source: Source) -> str:
                 for name in costs
             ),
             number(f"{record.seconds:.0f}", record.seconds),
-            *(answer(record.params.get(name)) for name in knobs),
+            *(answer(record.params.get(name)) for name in parameters),
         ]
         body.append(f'<tr class="{facts.kind(source, record)}">{"".join(cells)}</tr>')
     return (

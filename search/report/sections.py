@@ -17,7 +17,9 @@ def sections(source: Source) -> Iterator[Section]:
         yield Section("finals", "Finals", "Finals: retrained with fresh seeds", finals(source))
     if facts.metrics(source):
         yield Section("curves", "Curves", "Learning curves by rung", results.curves(source))
-    yield Section("knobs", "Knobs", "What the knobs do", evidence.knobs(source))
+    yield Section(
+        "parameters", "Search parameters", "What the search parameters do", evidence.parameters(source)
+    )
     if source.state.config.marks:
         yield Section("rungs", "Rungs", "Do rungs predict the final ranking?", evidence.rungs(source))
     if source.caps and source.front:

@@ -1,7 +1,7 @@
-"""Effects of knobs and agreement of rungs, estimated from the trials, with their uncertainty.
+"""Effects of parameters and agreement of rungs, estimated from the trials, with their uncertainty.
 
-Knobs: an additive model (each answer to each knob adds its share) is fitted by ridge regression, its penalty
-chosen by the error on trials left out. Fewer trials or noisier ones shrink the effects towards nothing.
+Parameters: an additive model (each value of each parameter adds its share) is fitted by ridge regression, its
+penalty chosen by the error on held-out trials. Fewer or noisier trials shrink the effects towards zero.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search.compare.kendall import kendall
 Array: TypeAlias = NDArray[np.float64]
 
 FEWEST = 8
-"""Fewest trials from which effects of knobs are estimated."""
+"""Fewest trials from which effects of parameters are estimated."""
 _MOST_LEVELS = 6
 _DRAWS = 300
 _INTERVAL = (5, 95)
@@ -28,7 +28,7 @@ _PENALTIES = tuple(float(value) for value in np.geomspace(0.1, 300, 15))
 
 @dataclass(frozen=True)
 class Level:
-    """What one value of a knob adds to the mean over the trials that have it: estimate and 90 % interval."""
+    """What one value of a parameter adds to the mean over trials with it: estimate and 90 % interval."""
 
     label: str
     count: int
@@ -39,14 +39,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Effect:
-    """One knob.
+    """One parameter.
 
     Attributes:
-        share: of the variance between trials, by this knob alone; with its 90 % interval.
+        share: of the variance between trials, by this parameter alone; with its 90 % interval.
         chance: the share that 95 of 100 shuffles of the results stay below.
     """
 
-    knob: str
+    parameter: str
     share: float
     low: float
     high: float
@@ -56,14 +56,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Effects:
-    """All knobs, the most important first.
+    """All parameters, the most important first.
 
     Attributes:
         trials: number of trials that the model was fitted to.
         explained: the share of the variance of trials left out that the model predicts; may be negative.
     """
 
-    knobs: tuple[Effect, ...]
+    parameters: tuple[Effect, ...]
     trials: int
     explained: float
 
@@ -79,10 +79,10 @@ class Agreement:
 
 
 def effects(answers: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Effects | None:
-    """Estimate the effect of each knob on a result; None for too few trials or equal results.
+    """Estimate the effect of each parameter on a result; None for too few trials or equal results.
 
     Args:
-        answers: values by knob, for each trial; knobs in branches not taken are missing.
+        answers: values by parameter, for each trial; parameters in branches not taken are missing.
         values: the result of each trial.
     """
     result = np.asarray(values, dtype=float)
@@ -122,12 +122,12 @@ def agreement(one: Sequence[float], other: Sequence[float]) -> Agreement | None:
 
 
 def _given(answers: Mapping[str, Any], name: str) -> Any:
-    """Return a value, `null` for the value None, and None for a knob that the trial does not have."""
+    """Return a value, `null` for the value None, and None for a parameter that the trial does not have."""
     return ("null" if answers[name] is None else answers[name]) if name in answers else None
 
 
 def _coded(given: Sequence[Any]) -> tuple[list[str], Array] | None:
-    """Return one column for each level, centred over the trials with the knob; None for a single level."""
+    """Return a column for each level, centred over the trials with the parameter; None for one level."""
     asked = [value for value in given if value is not None]
     levels = sorted(set(asked), key=lambda value: (isinstance(value, str), value))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in asked)

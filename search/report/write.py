@@ -9,7 +9,7 @@ from pathlib import Path
 from composer.page.chart import Chart
 from composer.training.folder.files import write_text
 from search.progress.state import State
-from search.progress.words import knob_names
+from search.progress.words import parameter_names
 from search.report import facts, figures, finals
 from search.report.page import page
 from search.report.read import Source, read
@@ -48,10 +48,10 @@ def drawn(source: Source) -> Iterator[tuple[str, Chart]]:
         yield "sweep", finals.sweep_chart(source, facts.measured(source)[0])
     if metrics := facts.metrics(source):
         yield "curves", figures.curves(source, metrics[0])
-    knobs = knob_names(source.records())
+    parameters = parameter_names(source.records())
     for name in source.state.goals.names[:1]:
-        if effects := facts.knob_effects(source, name):
-            yield "importance", figures.importance(effects, name, knobs)
-            yield "effects", figures.effect(effects, name, knobs)
+        if effects := facts.parameter_effects(source, name):
+            yield "importance", figures.importance(effects, name, parameters)
+            yield "effects", figures.effect(effects, name, parameters)
     if pairs := list(facts.pairs(source)):
         yield "rungs", figures.rungs(pairs)

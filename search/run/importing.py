@@ -217,7 +217,7 @@ class ImportFilter:
             return Refused("a baseline there that is neither one here nor a point of this space", record.name)
         if isinstance(point, str):
             return Refused("not a point of this space", ": ".join(filter(None, [_name(record), point])))
-        found = candidate(self.space, lambda knob: point.params[knob.name])
+        found = candidate(self.space, lambda parameter: point.params[parameter.name])
         if found.verdict != "feasible" or found.spec is None:
             by = [f"{cap} by {100 * share:.3g} %" for cap, share in found.constraints.items() if share > 0]
             return Refused("over the caps of this space", f"{_name(record)}: {', '.join(by)}")
@@ -330,7 +330,7 @@ class _Import:
     def _tell(self, record: Record, number: int | None = None) -> None:
         """Add a completed trial for a record; `number` is that of a trial that exists already."""
         if number is None:
-            found = candidate(self.door.space, lambda knob: record.params[knob.name])
+            found = candidate(self.door.space, lambda parameter: record.params[parameter.name])
             constraints, values, facts = answer(found, record, self.worst)
             trial = create_trial(
                 params=record.params,

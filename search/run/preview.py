@@ -51,7 +51,8 @@ class Preview:
         verdicts = Counter(point.verdict for point in self.points)
         feasible = [point for point in self.points if point.verdict == "feasible"]
         different = len({point.identity for point in feasible})
-        yield f"{self.space.name}: {total} random points of {len(self.space.knobs)} knobs, none trained"
+        size = len(self.space.parameters)
+        yield f"{self.space.name}: {total} random points of {size} parameters, none trained"
         share = f"{verdicts['feasible']} ({100 * verdicts['feasible'] / total:.0f} %)"
         yield f"feasible {share}, {different} of them different; invalid {verdicts['invalid']}"
         if first := starts(self.space):
@@ -98,4 +99,4 @@ def preview(space: Space, count: int) -> Preview:
     """Draw and cost `count` random points, a function of the search's seed."""
     assert space.search is not None
     rng = random.Random(space.search.seed)
-    return Preview(space, [candidate(space, lambda knob: draw(knob, rng)) for _ in range(count)])
+    return Preview(space, [candidate(space, lambda parameter: draw(parameter, rng)) for _ in range(count)])

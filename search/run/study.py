@@ -220,7 +220,7 @@ class _Search(Worker):
                 return
 
     def _complete(self, trial: Trial) -> None:
-        # the sampler writes what it finds now, and all knobs are written at once
+        # the sampler writes what it finds now, and all parameters are written at once
         trial.relative_params  # noqa: B018
         with optuna_private.together(self.study):
             found = self.judge.candidate(partial(suggest, trial))

@@ -47,7 +47,7 @@ class Record:
         kind: whether it counts as a trial; a final is a retrained trial or baseline.
         identity: the run hash of the spec; for a final with a suffix, since the hash excludes the seed.
         asked: the number of its Optuna trial; None for a baseline.
-        params: the knob values that lead to the spec; empty for a baseline.
+        params: the parameter values that lead to the spec; empty for a baseline.
         costs: by the names of the cost metrics.
         folder: its run folder, below the search folder.
         seen: the results at each milestone reached.

@@ -213,7 +213,7 @@ class _Reader:
         spec = spec.model_copy(update={"train": base.train, "name": f"{base.name[:70]}-{name}"})
         measures = tuple(dict.fromkeys([*self.config.match, *on]))
         try:
-            # without knobs to change it is only compared
+            # without parameters to change it is only compared
             found = match(
                 spec, base, on or measures, None if on else (), bounds=self.config.bounds, name=spec.name
             )

@@ -31,7 +31,7 @@ def study_of(space: Space) -> Study:
 
 
 def answered(space: Space, study: Study, trial: Trial | None = None) -> tuple[Candidate, Trial]:
-    """Return the knob values of one trial, a new one unless given."""
+    """Return the parameter values of one trial, a new one unless given."""
     trial = trial or study.ask()
     return candidate(space, partial(suggest, trial)), trial
 
@@ -87,7 +87,7 @@ def check_resumption(name: str) -> None:
     """A trial that another process takes over keeps its point, whatever was told since."""
     space = toy(f"search.sampler={name}")
     study = study_of(space)
-    suggest(study.ask(), space.knobs[0])
+    suggest(study.ask(), space.parameters[0])
     plan = study.trials[0].system_attrs[PLAN]
     for number in range(10):
         finish_trial(study, answered(space, study)[1], float(number))

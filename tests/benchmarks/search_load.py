@@ -80,9 +80,9 @@ def fill(root: Path, count: int, storage: str | None) -> None:
     judge, goals = Judge(space), Goals(space.search.objectives)
     kinds = []
     while len(kinds) < _KINDS:
-        judged = judge(lambda knob: draw(knob, rng))
+        judged = judge(lambda parameter: draw(parameter, rng))
         if judged.feasible:
-            kinds.append(candidate(space, lambda knob, params=judged.params: params[knob.name]))
+            kinds.append(candidate(space, lambda parameter, params=judged.params: params[parameter.name]))
     records, chosen = [], []
     with open_search(space, root / "run", storage) as store, store.lock():
         for number in range(count):
@@ -151,9 +151,9 @@ def _tell_study(study: optuna.Study, space: Space, record: Record, kind: Candida
     trial.set_user_attr(DRAWN, {"costed": 3, "own": 3, "infeasible": 2, "known": 0, "found": 1})
     for name, value in plan.items():
         optuna_private.set_system_attr(study, trial, name, value)
-    for knob in space.knobs:
-        if knob.name in record.params:
-            suggest(trial, knob)
+    for parameter in space.parameters:
+        if parameter.name in record.params:
+            suggest(trial, parameter)
     tell(study, trial, "feasible", kind, record, Worst(Digest(), Goals(space.search.objectives)))
 
 

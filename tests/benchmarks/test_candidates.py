@@ -42,17 +42,19 @@ def test_candidates_per_second(capsys):
     slow, fast, numbers = Clock(), Clock(), random.Random(0)
     for _ in range(SLOW):
         with slow.part("resolve and check"):
-            point = space.point(lambda knob: draw(knob, numbers))
+            point = space.point(lambda parameter: draw(parameter, numbers))
         with slow.part("compile"):
             graph = compile_graph(point.spec)
         with slow.part("count"):
             found = count_graph(point.spec, graph)
         # structures are met and traced here, so that they take no part of the time below
         for _ in range(2):
-            assert coster(space.tree(lambda knob, point=point: point.params[knob.name])[1]) == measures(found)
+            assert coster(
+                space.tree(lambda parameter, point=point: point.params[parameter.name])[1]
+            ) == measures(found)
     for _ in range(FAST):
         with fast.part("resolve"):
-            _, tree = space.tree(lambda knob: draw(knob, numbers))
+            _, tree = space.tree(lambda parameter: draw(parameter, numbers))
         with fast.part("cost"):
             coster(tree)
     with capsys.disabled():

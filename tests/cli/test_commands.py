@@ -64,7 +64,7 @@ def test_check_tells_what_it_understood(tiny: str, capsys: pytest.CaptureFixture
 def test_check_takes_a_space(space: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = ran(["check", space], capsys)
     assert code == 0
-    assert "narrow is a valid space of 1 knob: maximize accuracy, 3 trials" in out
+    assert "narrow is a valid space of 1 parameter: maximize accuracy, 3 trials" in out
 
 
 def test_check_refuses_what_is_above_a_cap(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,5 +103,5 @@ def test_each_point_of_a_space_takes_its_own() -> None:
             + "search: {trials: 2, objectives: [{minimize: loss}], baselines: []}"
         )
     )
-    lengths = [space.point(lambda knob, n=n: knob.choices[n]).spec.train.length for n in range(2)]
+    lengths = [space.point(lambda parameter, n=n: parameter.choices[n]).spec.train.length for n in range(2)]
     assert lengths == [16, 64]

@@ -1,4 +1,4 @@
-"""Spaces: knobs of taken branches only, every alternative checked, points that are plain specs."""
+"""Spaces: parameters of taken branches only, every alternative checked, points that are plain specs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from spec_texts import SPACE, TINY
 
 from composer.language.description.show import resolved_yaml
 from composer.language.load import load, loads
-from composer.language.parsing.choice import Knob
+from composer.language.parsing.choice import SearchParameter
 from composer.language.schema.identity import arch_hash
 from composer.language.space import InvalidPoint, Space, draw, load_space
 from composer.settings.errors import SpecError
 
-Ask = Callable[[Knob], Any]
+Ask = Callable[[SearchParameter], Any]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,9 @@ def space(folder: Path) -> Space:
 
 
 def first(**answers: Any) -> Ask:
-    return lambda knob: answers.get(knob.name, knob.choices[0] if knob.choices else type(knob.low)(knob.low))
+    return lambda parameter: answers.get(
+        parameter.name, parameter.choices[0] if parameter.choices else type(parameter.low)(parameter.low)
+    )
 
 
 def changed(folder: Path, old: str, new: str, *overrides: str) -> Space:
@@ -45,7 +47,7 @@ def changed(folder: Path, old: str, new: str, *overrides: str) -> Space:
     return load_space(folder / "changed.yaml", overrides)
 
 
-def test_knobs_are_named_by_path_and_branch(space: Space) -> None:
+def test_parameter_are_named_by_path_and_branch(space: Space) -> None:
     assert space.describe().splitlines() == [
         "stages.0.recur: 2 or 4",
         "stages.0.step: plain, dreamer or side",
@@ -58,12 +60,12 @@ def test_knobs_are_named_by_path_and_branch(space: Space) -> None:
     ]
 
 
-def test_only_knobs_of_taken_branches_are_asked_and_each_once(space: Space) -> None:
+def test_only_parameter_of_taken_branches_are_asked_and_each_once(space: Space) -> None:
     asked: list[str] = []
 
-    def ask(knob: Knob) -> Any:
-        asked.append(knob.name)
-        return first()(knob)
+    def ask(parameter: SearchParameter) -> Any:
+        asked.append(parameter.name)
+        return first()(parameter)
 
     point = space.point(ask)
     assert len(asked) == len(set(asked)) == 7
@@ -95,11 +97,11 @@ def test_answers_land_where_they_belong(space: Space) -> None:
 @given(seed=st.integers(0, 10**6))
 def test_every_point_is_a_plain_spec_that_loads_again(space: Space, seed: int) -> None:
     rng = random.Random(seed)
-    point = space.point(lambda knob: draw(knob, rng))
+    point = space.point(lambda parameter: draw(parameter, rng))
     text = resolved_yaml(point.spec)
     assert "choice:" not in text
     assert loads(text) == point.spec
-    again = space.point(lambda knob: point.params[knob.name])
+    again = space.point(lambda parameter: point.params[parameter.name])
     assert again.spec == point.spec
     assert again.params == point.params
 
@@ -115,7 +117,7 @@ def test_an_invalid_point_says_why_and_which(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [33, 0, 288, 64.0, "64", True])
-def test_an_answer_outside_the_knob_is_refused(space: Space, answer: Any) -> None:
+def test_an_answer_outside_the_parameter_is_refused(space: Space, answer: Any) -> None:
     with pytest.raises(InvalidPoint, match=r"an answer to blocks\.expert\.hidden"):
         space.point(first(**{"blocks.expert.hidden": answer}))
 
@@ -130,7 +132,7 @@ def test_unread_let_choices_are_not_asked(folder: Path) -> None:
 
 def test_choices_nest(folder: Path) -> None:
     space = changed(folder, "recur: {choice: [2, 4]}", "recur: {choice: [2, {int: [4, 8], step: 2}]}")
-    assert [knob.choices for knob in space.knobs if knob.name == "stages.0.recur"] == [
+    assert [parameter.choices for parameter in space.parameters if parameter.name == "stages.0.recur"] == [
         ("2", "{int: [4, 8], step: 2}")
     ]
     answers = {"stages.0.recur": "{int: [4, 8], step: 2}", "stages.0.recur[{int: [4, 8], step: 2}]": 6}

@@ -73,10 +73,10 @@ def space_summary(tree: Node) -> str:
     for check_space in entry_points(CHECKS):
         check_space.load()(space)
     point = space.example()
-    knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
+    parameters = "1 parameter" if len(space.parameters) == 1 else f"{len(space.parameters)} parameters"
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in space.search.objectives)
     return (
-        f"{space.name} is a valid space of {knobs}: {goals}, {_budget(space.search)}\n"
+        f"{space.name} is a valid space of {parameters}: {goals}, {_budget(space.search)}\n"
         f"one of its points: {stage_words(point.spec.stages[0])}, arch {arch_hash(point.spec)}"
     )
 

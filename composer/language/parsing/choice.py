@@ -20,11 +20,11 @@ _FORMS = {
 }
 
 
-class Knob(NamedTuple):
-    """One knob of a space.
+class SearchParameter(NamedTuple):
+    """One parameter of a space.
 
     `name` is the path of the value, stable per branch: `blocks.expert.experts`, `let.w`, and behind a named
-    alternative `stages.0.step[dreamer].1.combine`. A categorical knob has `choices` (the values
+    alternative `stages.0.step[dreamer].1.combine`. A categorical parameter has `choices` (the values
     themselves where all are scalars, else labels); the others `low` and `high`, both included.
     """
 
@@ -53,15 +53,15 @@ class Knob(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A choice as written: its knob and, for a categorical one, the tree that each answer stands for."""
+    """A choice as written: its parameter and, for a categorical one, the tree that each answer stands for."""
 
-    knob: Knob
+    parameter: SearchParameter
     alternatives: Mapping[Value, Node]
     node: Node
 
     def take(self, answer: Value) -> tuple[Node, str]:
-        """Give the tree of an answer, and the suffix that knob names inside it carry."""
-        if self.knob.kind == "categorical":
+        """Give the tree of an answer, and the suffix that parameter names inside it carry."""
+        if self.parameter.kind == "categorical":
             return self.alternatives[answer], f"[{_text(answer)}]"
         return Node(answer, self.node.place, self.node.key), ""
 
@@ -102,7 +102,7 @@ def _categorical(node: Node, name: str) -> Choice | list[Fault]:
             if label in options:
                 return [item.fault(f"{name}.choice", "each alternative once", f"{_text(label)} again")]
             options[label] = item
-    return Choice(Knob(name, "categorical", tuple(options)), options, node)
+    return Choice(SearchParameter(name, "categorical", tuple(options)), options, node)
 
 
 def _range(node: Node, name: str, kind: str) -> Choice | list[Fault]:
@@ -136,8 +136,8 @@ def _range(node: Node, name: str, kind: str) -> Choice | list[Fault]:
     if faults:
         return faults
     if kind == "float":
-        return Choice(Knob(name, "float", low=float(low), high=float(high), log=log), {}, node)
-    return Choice(Knob(name, "int", low=low, high=high, step=step, log=log), {}, node)
+        return Choice(SearchParameter(name, "float", low=float(low), high=float(high), log=log), {}, node)
+    return Choice(SearchParameter(name, "int", low=low, high=high, step=step, log=log), {}, node)
 
 
 def _whole(value: Any) -> Any:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from composer.language.parsing.choice import Choice, Knob, Value, read_choice
+from composer.language.parsing.choice import Choice, SearchParameter, Value, read_choice
 from composer.language.parsing.expression import REFERENCE, ExpressionError, parse
 from composer.settings.errors import Fault, close, shown
 from composer.settings.tree import LIMIT, Node, below, form, join, within
 
-Ask: TypeAlias = Callable[[Knob], Value]
+Ask: TypeAlias = Callable[[SearchParameter], Value]
 
 _LONGEST = 10_000
 _DEPTH = 30
 
 
 class Resolver:
-    """Resolves the parts of one tree, asking each knob that a taken branch holds, once.
+    """Resolves the parts of one tree, asking each parameter that a taken branch holds, once.
 
-    `let` holds the names that `${}` may use; `ask` answers knobs, and without it a choice is a fault
+    `let` holds the names that `${}` may use; `ask` answers parameters, and without it a choice is a fault
     with the hint `refusal`.
-    `choices` remembers parsed choices by knob name across the points of a space. Faults gather in
+    `choices` remembers parsed choices by parameter name across the points of a space. Faults gather in
     `faults`; the parts they leave unresolved come out as null, their paths in `broken`.
     """
 
@@ -40,56 +40,60 @@ class Resolver:
         self.broken: list[str] = []
         self._open: list[str] = []
 
-    def resolve(self, node: Node, path: str, knob: str | None = None) -> Node:
-        """Resolve `node`, which stands at `path`; `knob` is how knob names inside it begin."""
+    def resolve(self, node: Node, path: str, branch_path: str | None = None) -> Node:
+        """Resolve `node`, which stands at `path`; parameter names inside it begin with `branch_path`."""
         if not node.live:
             return node
-        knob = path if knob is None else knob
+        branch_path = path if branch_path is None else branch_path
         value = node.value
         if isinstance(value, str):
             return self._text(node, value, path)
         if isinstance(value, list):
             items = [
-                self.resolve(item, below(path, i), below(knob, i)) if item.live else item
+                self.resolve(item, below(path, i), below(branch_path, i)) if item.live else item
                 for i, item in enumerate(value)
             ]
             return self._bounded(Node(items, node.place, node.key), path)
         assert isinstance(value, dict)
         if form(value):
-            taken = self.take(node, path, knob)
+            taken = self.take(node, path, branch_path)
             return self.resolve(taken[0], path, taken[1]) if taken else self._break(node, path)
         resolved = {
-            name: self.resolve(item, below(path, name), below(knob, name)) if item.live else item
+            name: self.resolve(item, below(path, name), below(branch_path, name)) if item.live else item
             for name, item in value.items()
         }
         return self._bounded(Node(resolved, node.place, node.key), path)
 
-    def take(self, node: Node, path: str, knob: str) -> tuple[Node, str] | None:
-        """Take one alternative of the choice `node`, with the beginning of the knob names inside it."""
-        choice = self.choices.get(knob) or read_choice(node, knob)
+    def take(self, node: Node, path: str, branch_path: str) -> tuple[Node, str] | None:
+        """Take one alternative of the choice `node`, and the path that names inside it begin with."""
+        choice = self.choices.get(branch_path) or read_choice(node, branch_path)
         if isinstance(choice, list):
             self.faults += choice
             return None
         if self.ask is None:
             self.faults.append(node.fault(path, "one value", "a choice", self.refusal))
             return None
-        self.choices[knob] = choice
-        answer = self.params[knob] if knob in self.params else self.ask(choice.knob)
-        if not choice.knob.holds(answer):
-            self.faults.append(node.fault(path, f"an answer to {choice.knob}", shown(answer)))
+        self.choices[branch_path] = choice
+        answer = self.params[branch_path] if branch_path in self.params else self.ask(choice.parameter)
+        if not choice.parameter.holds(answer):
+            self.faults.append(node.fault(path, f"an answer to {choice.parameter}", shown(answer)))
             return None
-        self.params[knob] = answer
+        self.params[branch_path] = answer
         taken, suffix = choice.take(answer)
-        return taken.at(node.key), knob + suffix
+        return taken.at(node.key), branch_path + suffix
 
-    def outer(self, node: Node, path: str, knob: str) -> tuple[Node, str]:
+    def outer(self, node: Node, path: str, branch_path: str) -> tuple[Node, str]:
         """Resolve `node` itself down to a scalar, list or mapping, but not what that holds."""
         while isinstance(node.value, dict) and form(node.value):
-            taken = self.take(node, path, knob)
+            taken = self.take(node, path, branch_path)
             if taken is None:
-                return self._break(node, path), knob
-            node, knob = taken
-        return (self.resolve(node, path, knob), knob) if isinstance(node.value, str) else (node, knob)
+                return self._break(node, path), branch_path
+            node, branch_path = taken
+        return (
+            (self.resolve(node, path, branch_path), branch_path)
+            if isinstance(node.value, str)
+            else (node, branch_path)
+        )
 
     def hides(self, path: str) -> bool:
         """Whether `path` lies in an unresolved part, where faults mean nothing."""

@@ -103,8 +103,8 @@ def test_a_space_can_choose_an_option_of_an_entry() -> None:
     }
     found["model"] |= {"context": 48, "vocab": 16}
     space = Space(read_text(json.dumps(found), "t.yaml"))
-    (knob,) = space.knobs
-    assert knob.name == "stages.0.step.1.norm"
+    (parameter,) = space.parameters
+    assert parameter.name == "stages.0.step.1.norm"
     hashes = {arch_hash(space.point(lambda _, name=name: name).spec) for name in choice["choice"]}
     assert len(hashes) == 3
 

@@ -136,4 +136,4 @@ def test_a_field_without_effect_at_one_point_of_a_space_rules_out_that_point_alo
     space = Space(read_text(json.dumps({**plain, "search": search}), "space.yaml"))
     assert space.example().spec.stages[0].trips == 3
     with pytest.raises(InvalidPoint, match=r"blocks\.s\.depth: expected none"):
-        space.point(lambda knob: 1)
+        space.point(lambda parameter: 1)

@@ -254,9 +254,9 @@ def _moves(tree, path, wanted):
         "search": {"objectives": [{"minimize": "loss"}], "trials": 1},
     }
     space = Space(read_text(json.dumps(plain), "t.yaml"))
-    knobs = {knob.name: knob for knob in space.knobs}
-    params = mutated({join(*path, "probe"): "usual"}, knobs, random.Random(0))
-    point = space.point(lambda knob: params[knob.name])
+    parameters = {parameter.name: parameter for parameter in space.parameters}
+    params = mutated({join(*path, "probe"): "usual"}, parameters, random.Random(0))
+    point = space.point(lambda parameter: params[parameter.name])
     return point.spec == wanted
 
 

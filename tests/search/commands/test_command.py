@@ -75,7 +75,7 @@ def test_a_dry_run_costs_and_trains_nothing(small, tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert main(["search", small, "--dry-run", "--trials", "40"]) == 0
     told = capsys.readouterr().out
-    assert "40 random points of 3 knobs, none trained" in told
+    assert "40 random points of 3 parameters, none trained" in told
     assert "over caps.params: " in told
     assert "flops_per_token" in told
     assert not (tmp_path / "runs").exists()

@@ -18,7 +18,7 @@ class Low(Source):
         """Make one draft for each seed."""
         for seed in seeds:
             rng = random.Random(seed)
-            yield Draft(lambda knob, rng=rng: min(draw(knob, rng), draw(knob, rng), key=str))
+            yield Draft(lambda parameter, rng=rng: min(draw(parameter, rng), draw(parameter, rng), key=str))
 
 
 class Seedless(Source):
@@ -28,7 +28,7 @@ class Seedless(Source):
         """Make drafts that nobody can make again."""
         for _ in seeds:
             rng = random.Random()
-            yield Draft(lambda knob, rng=rng: draw(knob, rng))
+            yield Draft(lambda parameter, rng=rng: draw(parameter, rng))
 
 
 LOW = Sampler("prefers what comes first", lambda space: Low())

@@ -20,7 +20,7 @@ RUN = {
     "folder",
     "tokens",
     "values",
-    "knobs",
+    "params",
     "costs",
     "seconds",
     "worker",

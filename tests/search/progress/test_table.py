@@ -131,6 +131,6 @@ def test_the_summary_compares_means_and_tells_the_p_value_and_the_rule(with_fina
     assert f"finals: {tmp_path / 'run' / 'finals.csv'}" in told
 
 
-def test_a_knob_inside_an_alternative_is_called_by_that():
+def test_a_parameter_inside_an_alternative_is_called_by_that():
     names = ["stages.1", "stages.1[mix].recur", "stages.0.step[side].0.combine", "blocks.seq.heads", "let"]
     assert [short(name) for name in names] == ["stages", "mix.recur", "combine", "seq.heads", "let"]

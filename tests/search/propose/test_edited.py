@@ -48,9 +48,13 @@ def test_an_edit_that_cannot_be_made_makes_a_point_invalid_with_the_reason():
     space = toy(*EDITED)
     answers = {"edits.0.kind": "tie", "edits.1.kind": NO_EDIT}
     with pytest.raises(InvalidPoint, match="expected a spec with something to tie, got none"):
-        space.point(lambda knob: answers.get(knob.name, knob.choices[0] if knob.choices else int(knob.low)))
+        space.point(
+            lambda parameter: answers.get(
+                parameter.name, parameter.choices[0] if parameter.choices else int(parameter.low)
+            )
+        )
 
 
 def test_a_space_without_edits_asks_for_none():
-    assert not [knob for knob in toy().knobs if knob.name.startswith("edits")]
+    assert not [parameter for parameter in toy().parameters if parameter.name.startswith("edits")]
     assert toy("search.edits=1").identity() != toy().identity()

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import samples
 
-from composer.language.parsing.choice import Knob
+from composer.language.parsing.choice import SearchParameter
 from composer.language.space import Space, draw
 from search.propose.moves import Parent, branch_of, crossed, inherit, moved, mutated, words
 
 
 def point(space: Space, rng: random.Random) -> dict[str, Any]:
-    return space.tree(lambda knob: draw(knob, rng))[0]
+    return space.tree(lambda parameter: draw(parameter, rng))[0]
 
 
 @st.composite
@@ -30,12 +30,12 @@ def families(drawn: st.DrawFn) -> tuple[Space, list[dict[str, Any]], random.Rand
 @given(families())
 def test_children_answer_what_the_space_asks_and_nothing_else(family):
     space, (first, second), rng = family
-    knobs = {knob.name: knob for knob in space.knobs}
+    parameters = {parameter.name: parameter for parameter in space.parameters}
     crossing = crossed(first, second, rng)
-    for answers in (mutated(first, knobs, rng, 2), crossing or second):
+    for answers in (mutated(first, parameters, rng, 2), crossing or second):
         child, _ = space.tree(inherit(rng, answers))
-        assert all(knobs[name].holds(value) for name, value in child.items())
-        again, _ = space.tree(lambda knob, child=child: child[knob.name])
+        assert all(parameters[name].holds(value) for name, value in child.items())
+        again, _ = space.tree(lambda parameter, child=child: child[parameter.name])
         assert again == child
 
 
@@ -43,8 +43,8 @@ def test_children_answer_what_the_space_asks_and_nothing_else(family):
 @given(families())
 def test_one_mutation_changes_one_answer_and_what_is_asked_because_of_it(family):
     space, (parent, _), rng = family
-    knobs = {knob.name: knob for knob in space.knobs}
-    child, _ = space.tree(inherit(rng, mutated(parent, knobs, rng)))
+    parameters = {parameter.name: parameter for parameter in space.parameters}
+    child, _ = space.tree(inherit(rng, mutated(parent, parameters, rng)))
     changed = [name for name in child if name in parent and child[name] != parent[name]]
     told = words(child, [Parent("3", parent)])
     assert len(changed) == 1
@@ -77,36 +77,36 @@ def part(params: dict[str, Any], branch: str) -> dict[str, Any]:
     return {name: value for name, value in params.items() if branch_of(name) == branch}
 
 
-KNOBS = [
-    Knob("a", "categorical", (1, 2, "x")),
-    Knob("a", "categorical", (False, True)),
-    Knob("a", "int", low=1, high=2),
-    Knob("a", "int", low=16, high=128, step=16),
-    Knob("a", "int", low=1, high=1000, log=True),
-    Knob("a", "float", low=-1.0, high=1.0),
-    Knob("a", "float", low=1e-5, high=1.0, log=True),
+PARAMETERS = [
+    SearchParameter("a", "categorical", (1, 2, "x")),
+    SearchParameter("a", "categorical", (False, True)),
+    SearchParameter("a", "int", low=1, high=2),
+    SearchParameter("a", "int", low=16, high=128, step=16),
+    SearchParameter("a", "int", low=1, high=1000, log=True),
+    SearchParameter("a", "float", low=-1.0, high=1.0),
+    SearchParameter("a", "float", low=1e-5, high=1.0, log=True),
 ]
 
 
 @samples(25, deadline=None)
-@given(knob=st.sampled_from(KNOBS), seed=st.integers(0, 10**6))
-def test_a_moved_answer_is_another_answer_to_the_same_question(knob, seed):
+@given(parameter=st.sampled_from(PARAMETERS), seed=st.integers(0, 10**6))
+def test_a_moved_answer_is_another_answer_to_the_same_question(parameter, seed):
     rng = random.Random(seed)
-    value = draw(knob, rng)
-    found = moved(knob, value, rng)
-    assert knob.holds(found)
+    value = draw(parameter, rng)
+    found = moved(parameter, value, rng)
+    assert parameter.holds(found)
     assert found != value
 
 
 def test_steps_on_a_range_are_mostly_short_and_reach_both_ends_in_time():
-    knob, rng = Knob("a", "int", low=0, high=100), random.Random(0)
-    steps = [int(moved(knob, 50, rng)) - 50 for _ in range(2000)]
+    parameter, rng = SearchParameter("a", "int", low=0, high=100), random.Random(0)
+    steps = [int(moved(parameter, 50, rng)) - 50 for _ in range(2000)]
     assert sum(abs(step) <= 20 for step in steps) > 1500
-    assert {knob.holds(50 + step) for step in steps} == {True}
+    assert {parameter.holds(50 + step) for step in steps} == {True}
     assert 0 not in steps
     value, seen = 50, set()
     for _ in range(500):
-        value = int(moved(knob, value, rng))
+        value = int(moved(parameter, value, rng))
         seen.add(value)
     assert {0, 100} & seen
     assert len(seen) > 60

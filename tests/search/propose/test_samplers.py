@@ -36,8 +36,8 @@ FOUR = ["random", "tpe", "nsga2", "evolution"]
 def test_the_quick_judge_says_what_the_slow_one_does(space, seed):
     judge, rng = Judge(space), random.Random(seed)
     for _ in range(12):
-        judged = judge(lambda knob: draw(knob, rng))
-        asked = lambda knob, judged=judged: judged.params[knob.name]  # noqa: E731
+        judged = judge(lambda parameter: draw(parameter, rng))
+        asked = lambda parameter, judged=judged: judged.params[parameter.name]  # noqa: E731
         found = candidate(space, asked)
         assert judge.candidate(asked) == found
         assert judged.params == found.params
@@ -49,7 +49,7 @@ def test_the_quick_judge_says_what_the_slow_one_does(space, seed):
 
 def test_about_one_point_in_twenty_of_the_narrow_space_is_feasible(tmp_path):
     judge, rng = Judge(narrow(tmp_path)), random.Random(0)
-    found = sum(judge(lambda knob: draw(knob, rng)).feasible for _ in range(800))
+    found = sum(judge(lambda parameter: draw(parameter, rng)).feasible for _ in range(800))
     assert 0.03 < found / 800 < 0.07
 
 
@@ -88,7 +88,7 @@ def test_children_of_evolution_are_valid_within_the_caps_and_new(space, seed):
     judge = Judge(space)
     study = optuna.create_study(sampler=feasible.Feasible(judge, Evolution(space, 24), seed))
     rng = random.Random(seed)
-    if sum(judge(lambda knob: draw(knob, rng)).feasible for _ in range(50)) < 3:
+    if sum(judge(lambda parameter: draw(parameter, rng)).feasible for _ in range(50)) < 3:
         return
     known = set()
     for n in range(14):

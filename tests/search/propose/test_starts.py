@@ -101,7 +101,7 @@ def test_workers_that_ask_one_after_the_other_begin_with_different_points(files)
     study = optuna.create_study(direction="maximize", sampler=sampler(space))
     for _ in range(2):
         study.sampler = sampler(space)
-        suggest(study.ask(), space.knobs[0])
+        suggest(study.ask(), space.parameters[0])
     plans = [trial.system_attrs[PLAN] for trial in study.get_trials()]
     assert plans == [start.params for start in starts(space)]
 
@@ -120,7 +120,7 @@ def starts_spec(files):
     """What mine.yaml is trained as in the toy space."""
     space = begun(files, ["mine.yaml"])
     (start,) = starts(space)
-    return space.point(lambda knob: start.params[knob.name]).spec
+    return space.point(lambda parameter: start.params[parameter.name]).spec
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_every_record_is_a_point_with_its_spec_costs_and_command(folder, source)
     for record in source.records():
         point = found[f"{record.kind}-{record.name}"]
         assert point["yaml"] == (folder / record.folder / "spec.yaml").read_text()
-        assert {name: value for name, value, _ in point["knobs"]}.keys() <= {
+        assert {name: value for name, value, _ in point["parameters"]}.keys() <= {
             name.split(".", 1)[-1] for name in record.params
         } | {"recur", "step", "model.width"}
         assert [name for name, *_ in point["costs"]] == list(record.costs)
@@ -168,7 +168,7 @@ def test_a_search_that_has_not_finished_is_reported_with_what_there_is(tmp_path)
         run_search(toy(tmp_path, TWO, baseline="rival.yaml"), tmp_path / "run", FakeTraining(stop))
     text = page(read(tmp_path / "run"), NOW)
     assert "still running" in text
-    assert "no conclusions about single knobs" in text
+    assert "no conclusions about single parameters" in text
 
 
 def test_an_empty_search_is_reported_too(tmp_path):

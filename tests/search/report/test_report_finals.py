@@ -100,9 +100,9 @@ def test_a_search_for_four_things_is_reported_in_each(tmp_path):
     for name in ("accuracy", "loss"):
         assert f"In {name} the winner" in text
         assert f'data-name="{name}"' in text[text.index('<section id="finals"') :]
-    knobs = text[text.index('<section id="knobs"') : text.index('<section id="rungs"')]
+    parameters = text[text.index('<section id="parameters"') : text.index('<section id="rungs"')]
     for name in ("accuracy", "loss", "params", "flops_per_token"):
-        assert f'data-name="{name}"' in knobs
+        assert f'data-name="{name}"' in parameters
 
 
 def test_rungs_in_flops_are_called_so_and_curves_are_drawn_over_flops(tmp_path):

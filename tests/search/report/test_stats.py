@@ -11,7 +11,7 @@ from search.progress.words import value_text
 from search.report.stats import FEWEST, agreement, effects
 
 
-def test_a_knob_that_decides_is_found_and_one_that_does_nothing_is_not():
+def test_a_parameter_that_decides_is_found_and_one_that_does_nothing_is_not():
     rng = random.Random(1)
     answers = [{"big": rng.choice("ab"), "none": rng.choice([1, 2, 3])} for _ in range(40)]
     for each in answers[:20]:
@@ -20,8 +20,8 @@ def test_a_knob_that_decides_is_found_and_one_that_does_nothing_is_not():
     found = effects(answers, values)
     assert found.trials == 40
     assert found.explained > 0.9
-    by_name = {each.knob: each for each in found.knobs}
-    assert found.knobs[0].knob == "big"
+    by_name = {each.parameter: each for each in found.parameters}
+    assert found.parameters[0].parameter == "big"
     assert by_name["big"].share > 0.8 > by_name["big"].chance
     assert by_name["none"].share < by_name["none"].chance
     low, high = by_name["big"].levels
@@ -37,7 +37,7 @@ def test_noise_is_not_explained():
     answers = [{"a": rng.choice([1, 2, 3]), "b": rng.uniform(0, 1)} for _ in range(30)]
     found = effects(answers, [rng.random() for _ in answers])
     assert found.explained < 0.2
-    assert all(len(each.levels) <= 6 for each in found.knobs)
+    assert all(len(each.levels) <= 6 for each in found.parameters)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_noise_is_not_explained():
         ([{"a": None} for _ in range(20)], list(range(20))),
     ],
 )
-def test_nothing_is_said_of_knobs_without_grounds(answers, values):
+def test_nothing_is_said_of_parameter_without_grounds(answers, values):
     assert effects(answers, values) is None
 
 
 def test_none_is_an_answer_unlike_a_question_not_asked():
     answers = [{"a": None if i % 2 else 4} for i in range(20)] + [{} for _ in range(5)]
     found = effects(answers, [float(i % 2) for i in range(25)])
-    assert {level.label: level.count for level in found.knobs[0].levels} == {"null": 10, "4": 10}
+    assert {level.label: level.count for level in found.parameters[0].levels} == {"null": 10, "4": 10}
 
 
 def test_agreement_is_kendalls_tau_b():

@@ -149,7 +149,7 @@ def test_every_sampler_takes_what_came_in_for_its_own(tmp_path, sampler):
         (["train.lr=2e-3"], ["let={r: {float: [1e-4, 1e-1], log: true}}", "train.lr='${r}'"], None),
         # alternatives under other names
         ([], ["stages.0.step={choice: {flat: [seq, expert], deep: [seq, depth, expert]}}"], None),
-        # a knob more inside of an alternative
+        # a parameter more inside of an alternative
         ([], ["blocks.depth.kv_heads={choice: [1, 2]}"], None),
         ([], ["train.tokens=9Ki"], "imported 0 of 6 runs; not a point of this space: 6 "
          "(trial 0: train.tokens is 8192 there, 9216 here)"),
@@ -162,7 +162,7 @@ def test_runs_are_found_again_in_a_space_that_asks_otherwise(tmp_path, there, he
     new = records(tmp_path / "new")
     space = toy(tmp_path, *here)
     for identity, record in new.items():
-        point = space.point(lambda knob: record["params"][knob.name])  # noqa: B023
+        point = space.point(lambda parameter: record["params"][parameter.name])  # noqa: B023
         assert (point.params, run_hash(point.spec)) == (record["params"], identity)
     assert set(new) == (set() if told else set(old))
 
@@ -287,7 +287,11 @@ def test_baselines_of_both_come_in_as_baselines_and_are_not_trained_again(tmp_pa
 
 
 def test_a_baseline_there_may_be_a_trial_here_and_a_trial_there_a_baseline(tmp_path):
-    point = toy(tmp_path).point(lambda knob: knob.choices[0] if knob.choices else int(knob.low)).spec
+    point = (
+        toy(tmp_path)
+        .point(lambda parameter: parameter.choices[0] if parameter.choices else int(parameter.low))
+        .spec
+    )
     from composer.language.description.show import resolved_yaml
 
     (tmp_path / "low.yaml").write_text(resolved_yaml(point))

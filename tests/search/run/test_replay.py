@@ -36,7 +36,7 @@ def test_every_feasible_point_was_recorded_at_every_milestone() -> None:
 def test_training_gives_what_was_recorded(tmp_path: Path) -> None:
     identity, params = next(iter(feasible().items()))
     first = recorded().results[identity][0]
-    spec = space().point(lambda knob: params[knob.name]).spec
+    spec = space().point(lambda parameter: params[parameter.name]).spec
     trained = train(spec, tmp_path / "run", first.tokens, lambda step: None)
     # another CPU may round differently
     assert trained.metrics["accuracy"] == pytest.approx(first.metrics["accuracy"], abs=0.02)

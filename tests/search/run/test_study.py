@@ -116,7 +116,7 @@ def test_without_rungs_everything_is_trained_in_full(tmp_path):
     assert {row["status"] for row in board(tmp_path / "run")} == {"finished"}
 
 
-def test_tokens_may_be_a_knob(tmp_path):
+def test_tokens_may_be_a_parameter(tmp_path):
     space = toy(tmp_path, "train.tokens={choice: [4Ki, 8Ki]}", "search.trials=8", "search.keep=1")
     run_search(space, tmp_path / "run", FakeTraining())
     assert {row["tokens"] for row in board(tmp_path / "run")} == {"4096", "8192"}
@@ -297,7 +297,7 @@ def test_a_metric_that_training_turns_out_not_to_measure_is_told_with_what_there
     assert "flops_per_token" in str(caught.value)
 
 
-def test_a_seed_is_no_knob(tmp_path):
+def test_a_seed_is_no_parameter(tmp_path):
     with pytest.raises(SpecError, match=r"train\.seed: expected one seed"):
         toy(tmp_path, "train.seed={int: [0, 3]}")
 
