@@ -30,7 +30,6 @@ from composer.cli.main import main
 from composer.costs.base.units import count_text
 from composer.costs.counting.checkpoint import checkpoint_size
 from composer.costs.counting.compare import cost_rows
-from composer.costs.counting.formulas import formulas
 from composer.costs.counting.plan import make_plan
 from composer.costs.time.devices import NAMED
 from composer.costs.time.roofline import step_time
@@ -56,6 +55,7 @@ from search.propose.sampler import find_sampler
 
 # beside this file, which tests load by its path
 sys.path.insert(0, str(Path(__file__).parent))
+from formulas import formulas
 from option_examples import field_rows, wiring_rows
 from study_results import study_results
 

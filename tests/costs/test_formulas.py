@@ -1,6 +1,9 @@
 """Formulas: what is written for people is what is counted."""
 
-from math import ceil, floor, prod
+import sys
+from math import ceil, floor, prod, sqrt
+from operator import mod
+from pathlib import Path
 
 import pytest
 from cases import CASES, DREAMER, FFN, tree
@@ -11,10 +14,15 @@ from blocks.ir.graph import Loop
 from blocks.ir.traced import Trace
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
-from composer.costs.counting.formulas import formulas, names, written
 from composer.graph.compile import compile_graph
 from composer.graph.passes.active_steps import costed
 from composer.language.schema.template import split
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+
+from formulas import formulas, names, written
+
+CALLS = {"min": min, "max": max, "ceil": ceil, "floor": floor, "round": round, "sqrt": sqrt, "mod": mod}
 
 
 def counted(spec):
@@ -42,10 +50,7 @@ def counted(spec):
 def test_every_formula_comes_to_what_is_counted(name):
     case = CASES[name]
     values = dict(zip(names(case), split(case)[1], strict=True)) | {"stream_bytes": 4, "compute_bytes": 4}
-    found = [
-        eval(formula.text, {"min": min, "ceil": ceil, "floor": floor, "round": round}, values)
-        for formula in formulas(case)
-    ]
+    found = [eval(formula.text, CALLS, values) for formula in formulas(case)]
     assert list(filter(None, found)) == pytest.approx(list(counted(make(case))), rel=1e-12)
 
 
@@ -68,22 +73,15 @@ def test_formulas_read_as_one_would_write_them():
     [
         (lambda a, b: a - a, "0"),
         (lambda a, b: a * b - b * (a - 1), "b"),
-        (lambda a, b: a - b**2 - 1 + 2 * b**2, "b**2 + a - 1"),
-        (lambda a, b: (a + 1) ** 2, "a**2 + 2 * a + 1"),
         (lambda a, b: a / (2 * b) - 3 * a, "a * (1 - 6 * b) / (2 * b)"),
         (lambda a, b: 6 * a * b // (2 * b), "3 * a"),
-        (lambda a, b: a // b + 1, "(a // b) + 1"),
-        (lambda a, b: 2 * (a % 3), "2 * (a % 3)"),
-        (lambda a, b: -(a + b) / 4, "(-a - b) / 4"),
         (lambda a, b: round(a / b) + round(2 * a), "2 * a + round(a / b)"),
-        (lambda a, b: 2**a, "(2 ** a)"),
-        (lambda a, b: (a - b) // 3 + 3 // (2 * b), "((a - b) // 3) + (3 // (2 * b))"),
-        (lambda a, b: (1 - a) % b - (a * b) ** b, "((1 - a) % b) - ((a * b) ** b)"),
-        (lambda a, b: a**2 // b + -a // b, "((a * (-1)) // b) + ((a**2) // b)"),
+        (lambda a, b: 3 * (a % b) + a // 5, "3 * (mod(a, b)) + floor(a / 5)"),
+        (lambda a, b: 2**a * b, "2**a * b"),
     ],
 )
-def test_sums_and_products_are_brought_together(make_number, text):
+def test_numbers_are_simplified_and_keep_their_value(make_number, text):
     trace = Trace()
     number = make_number(trace.leaf("a", 12), trace.leaf("b", 4))
     assert written(number) == text
-    assert eval(text, {"round": round}, {"a": 12, "b": 4}) == number.value
+    assert eval(text, CALLS, {"a": 12, "b": 4}) == number.value
