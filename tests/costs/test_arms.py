@@ -99,13 +99,18 @@ def test_experts_of_one_neuron_are_counted_in_all_heads():
     spec = load("specs/family/peer.yaml", ["stages=[{recur: 3, step: [seq, mlp, peer]}]"])
     assert experts_needed(spec) == 4 * (4 * 4) * 3
     limits = Limits(spec, ShapeBounds())
-    assert limits.outside({}) == []
+    assert limits.hold({})
     assert limits.widened == ["peer: heads * active 0.25 times the width"]
-    (few,) = limits.outside({"blocks.peer.experts": 49})
-    assert few == "peer: 49 experts for 16 active, fewer than 4 to one"
-    (less,) = limits.outside({"blocks.peer.heads": 2})
-    assert "heads * active 0.125 times the width, not 0.25 to 8" in less
-    assert Limits(spec, ShapeBounds(experts_per_active=3)).outside({"blocks.peer.experts": 49}) == []
+    assert limits.hold({"blocks.peer.experts": 64})
+    assert not limits.hold({"blocks.peer.experts": 49}), "fewer than 4 for each of 16 active"
+    assert not limits.hold({"blocks.peer.heads": 2}), "less of the width than the base uses"
+    assert Limits(spec, ShapeBounds(experts_per_active=3)).hold({"blocks.peer.experts": 49})
+
+
+def test_dense_twins_have_the_activation_of_the_experts_and_the_width_of_all_that_a_token_uses():
+    spec = load("specs/family/moeut.yaml", ["blocks.moe.shared=1"])
+    dense = {arm: each for arm, _, each in derived(spec)}["dr-dense"].blocks["mlp"]
+    assert (dense.activation, dense.hidden) == ("relu", 16 * (4 + 1))
 
 
 def load_with(spec, suggestion):

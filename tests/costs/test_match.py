@@ -10,7 +10,9 @@ from composer.costs.counting.plan import count
 from composer.costs.fitting.fit import cheaper
 from composer.costs.fitting.tunables import Tunables
 from composer.costs.matching import match as matching
+from composer.costs.matching.choices import dimensions
 from composer.costs.matching.match import match
+from composer.costs.matching.shape import Limits
 from composer.language.description.show import document, resolved_yaml
 from composer.language.load import load, loads
 from composer.language.schema.shape_bounds import ShapeBounds
@@ -103,6 +105,14 @@ def test_a_gpt_of_four_layers_comes_as_near_to_a_dreamer_as_a_sensible_shape_can
     alone = match(base, target, ["flops_per_token"])
     assert alone.holds
     assert outside(alone.spec, base) == []
+
+
+@pytest.mark.parametrize("width", [64, 1_000_000, 1_000_003])
+def test_few_widths_are_tried_whatever_divides_the_base(width):
+    base = load(GPT, [f"model.width={width}", "blocks.seq.head_dim=16"])
+    free = [tunable for tunable in Tunables(base, apart=True).all if tunable.part == "width"]
+    (widths,) = dimensions(free, Limits(base, ShapeBounds()), lambda *_: {})
+    assert 5 < len(widths) < 200
 
 
 def test_bounds_can_be_replaced():

@@ -91,7 +91,8 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
       without recurrence; only if the core's step has no nested stages and no norm after a residual sum.
     - `prelude-core-coda`: the first and last steps of `dr-da`, one or two each, become layers of their own;
       only for specs of one stage, since others have such layers already.
-    - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
+    - `..-dense`: each of these with one feed-forward layer in place of experts, with their activation and as
+      wide as all that a token uses, shared ones included.
 
     An arm drops options about recurrence that it cannot have, such as exits in layers, and a loss that needs
     them (`left_out`). There are as many layers as evaluation has steps, also where training
@@ -324,13 +325,14 @@ def _sandwich(tree: Tree, core: int) -> Tree:
 
 
 def _dense(tree: Tree) -> Tree:
-    """Return the tree with feed-forward layers in place of experts, as wide as all active experts."""
+    """Return the tree with feed-forward layers in place of experts, as wide as all that a token uses."""
     names: dict[str, str] = {}
     blocks: Blocks = {}
     for name, block in tree["blocks"].items():
         if block["type"] == _EXPERTS:
             names[name] = fresh("mlp", tree["blocks"].keys() | blocks.keys())
-            blocks[names[name]] = {"type": _DENSE, "hidden": block["hidden"] * block["active"]}
+            hidden = block["hidden"] * (block["active"] + block["shared"])
+            blocks[names[name]] = {"type": _DENSE, "hidden": hidden, "activation": block["activation"]}
         else:
             blocks[name] = block
 

@@ -57,7 +57,7 @@ class AxisSolver:
         for axis, level in zip(self._axes, levels, strict=True):
             sizes |= axis.values(level)
             way += axis.distance(level)
-        costs = None if self._limits.outside(sizes) else self._costs(sizes)
+        costs = self._costs(sizes) if self._limits.hold(sizes) else None
         return Found(NOWHERE if costs is None else goal.score(costs, way), sizes)
 
     def _counted(

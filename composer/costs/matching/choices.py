@@ -166,7 +166,7 @@ def _sorted(each: Iterable[Mapping[str, int]], limits: Limits) -> list[Option]:
 
 def _widths(tunable: Tunable, limits: Limits) -> Iterator[int]:
     grain = tunable.grain
-    while tunable.grain > 1 and 2 * grain <= tunable.value * _WIDTH_STEP:
+    while 2 * grain <= tunable.value * _WIDTH_STEP:
         grain *= 2
     low, high = limits.width
     for times in range(ceil(low / grain - 1e-9), floor(high / grain + 1e-9) + 1):

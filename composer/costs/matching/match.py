@@ -153,7 +153,7 @@ def match_to(
     costs = measures(tree)
     residuals = (Residual(measure, costs[measure], *aim) for measure, aim in aims.items())
     limits = matching.limits
-    assert not limits.outside(found.values)
+    assert limits.hold(found.values)
     moves = tuple(matching.moves(found.values))
     far = distance(limits.base, found.values)
     reached = tuple(limits.reached(found.values))

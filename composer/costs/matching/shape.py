@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log2
 from typing import TypeAlias
@@ -84,6 +84,10 @@ class Hidden:
         """Return how many hidden layers a token uses."""
         return 1 if self.sparsity is None else now[path(self.name, "active")]
 
+    def used(self, now: Sizes) -> int:
+        """Return the hidden size of all that a token uses."""
+        return self.active(now) * now[path(self.name, "hidden")]
+
 
 @dataclass(frozen=True)
 class Neurons:
@@ -93,9 +97,11 @@ class Neurons:
     ratio: Span
     sparsity: float
 
-    def used(self, now: Sizes) -> int:
+    def active(self, now: Sizes) -> int:
         """Return how many neurons a token uses, in all heads."""
         return now[path(self.name, "heads")] * now[path(self.name, "active")]
+
+    used = active
 
 
 class Limits:
@@ -165,9 +171,23 @@ class Limits:
             self.widened.append(f"{what} {own:.3g} times the width")
         return min(span[0], own), max(span[1], own)
 
-    def outside(self, now: Sizes) -> list[str]:
-        """Return a sentence for each bound that the sizes violate."""
-        return list(self._outside({**self.base, **now}))
+    def hold(self, sizes: Sizes) -> bool:
+        """Whether the sizes, those of the base where there are no others, are within all bounds."""
+        now = {**self.base, **sizes}
+        width = now[WIDTH]
+        hidden: list[Hidden | Neurons] = [*self.hidden, *self.neurons]
+        return (
+            _within(width, self.width)
+            and self.attention_fits(sizes)
+            and all(self._heads_fit(each, now) for each in self.attention)
+            and all(_within(each.used(now) / width, each.ratio) and _enough(each, now) for each in hidden)
+        )
+
+    def _heads_fit(self, block: Attention, now: Sizes) -> bool:
+        heads, kv_heads, head_dim = (
+            now[path(block.name, field)] for field in ("heads", "kv_heads", "head_dim")
+        )
+        return head_dim in block.head_dims and not heads % kv_heads and heads // kv_heads in block.groups
 
     def attention_fits(self, now: Sizes) -> bool:
         """Whether the heads are within their bounds; cheaper than `outside`."""
@@ -188,8 +208,7 @@ class Limits:
         heads = (now[path(each.name, "heads")] * now[path(each.name, "head_dim")] for each in self.attention)
         if any(_near(inner / width, each.ratio) for inner, each in zip(heads, self.attention, strict=True)):
             at_bound.append("attention_ratio")
-        used = (each.active(now) * now[path(each.name, "hidden")] for each in self.hidden)
-        if any(_near(hidden / width, each.ratio) for hidden, each in zip(used, self.hidden, strict=True)):
+        if any(_near(each.used(now) / width, each.ratio) for each in self.hidden):
             at_bound.append("hidden_ratio")
         for each in self.hidden:
             if each.sparsity is not None:
@@ -198,39 +217,12 @@ class Limits:
                     at_bound.append("experts_per_active")
         return at_bound
 
-    def _outside(self, now: Sizes) -> Iterator[str]:
-        width = now[WIDTH]
-        if not _within(width, self.width):
-            yield f"width {width}, not {_span(self.width)}"
-        for each in self.attention:
-            heads, kv_heads, head_dim = (
-                now[path(each.name, field)] for field in ("heads", "kv_heads", "head_dim")
-            )
-            ratio = heads * head_dim / width
-            if not _within(ratio, each.ratio):
-                yield f"{each.name}: heads * head_dim {ratio:.3g} times the width, not {_span(each.ratio)}"
-            if head_dim not in each.head_dims:
-                yield f"{each.name}.head_dim {head_dim}, not one of {', '.join(map(str, each.head_dims))}"
-            if heads % kv_heads or heads // kv_heads not in each.groups:
-                ratios = " or ".join(map(str, each.groups))
-                yield f"{each.name}: {heads} heads for {kv_heads} kv_heads, not {ratios} to one"
-        for one in self.hidden:
-            active = one.active(now)
-            ratio = active * now[path(one.name, "hidden")] / width
-            if not _within(ratio, one.ratio):
-                yield f"{one.name}: active hidden size {ratio:.3g} times the width, not {_span(one.ratio)}"
-            if one.sparsity is not None:
-                yield from _few(one.name, now[path(one.name, "experts")], active, one.sparsity)
-        for few in self.neurons:
-            used = few.used(now)
-            if not _within(used / width, few.ratio):
-                yield f"{few.name}: heads * active {used / width:.3g} times the width, not {_span(few.ratio)}"
-            yield from _few(few.name, now[path(few.name, "experts")], used, few.sparsity)
 
-
-def _few(name: str, experts: int, active: int, sparsity: float) -> Iterator[str]:
-    if experts < sparsity * active - _SLACK:
-        yield f"{name}: {experts} experts for {active} active, fewer than {sparsity:g} to one"
+def _enough(block: Hidden | Neurons, now: Sizes) -> bool:
+    """Whether there are as many experts, of those that a token uses, as the bound asks for."""
+    if block.sparsity is None:
+        return True
+    return now[path(block.name, "experts")] >= block.sparsity * block.active(now) - _SLACK
 
 
 def _pair(values: tuple[float, ...]) -> Span:
@@ -244,7 +236,3 @@ def _within(value: float, span: Span) -> bool:
 
 def _near(value: float, span: Span) -> bool:
     return value <= span[0] * (1 + _NEAR) or value >= span[1] * (1 - _NEAR)
-
-
-def _span(span: Span) -> str:
-    return f"{span[0]:.3g} to {span[1]:.3g}"
