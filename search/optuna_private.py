@@ -1,4 +1,4 @@
-"""Every private part of Optuna that a search uses, each with the reason.
+"""Every private part of Optuna that a search uses beside its replay of a journal, each with the reason.
 
 All else goes through Optuna's public interface; a lint rule holds the other files to that.
 """

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from optuna.storages.journal import BaseJournalBackend
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from search.gathered import Gathered
+from search.optuna_replay import SearchJournal
 from search.store.journal import cut_tail
+from search.store.json_lines import parsed
 
 # the row of the length stays locked until the records are committed, so their numbers have no gaps and no
 # reader sees a record before an earlier one; in one statement all of it happens or nothing
@@ -37,7 +37,7 @@ _PIECE = 1 << 20
 """Bytes of a file that are read at once."""
 
 
-class DatabaseJournal(Gathered, BaseJournalBackend):
+class DatabaseJournal(SearchJournal):
     """The journal of one search, over a connection of its own.
 
     An append does not wait for the server's disk. If the server crashes, its last appends may be lost, but
@@ -74,9 +74,10 @@ class DatabaseJournal(Gathered, BaseJournalBackend):
         self._own = 0, []
         if bodies and first == start:
             # no other worker wrote since the last reading
-            yield from map(json.loads, bodies)
+            yield from parsed(bodies)
             return
-        yield from map(json.loads, self._bodies(start))
+        for page in self._pages(start):
+            yield from parsed(page)
 
     def copy(self, path: Path) -> None:
         """Append the records that a file lacks, one per line as in a folder; one writer at a time."""
@@ -84,13 +85,14 @@ class DatabaseJournal(Gathered, BaseJournalBackend):
             cut_tail(file)
             file.seek(0)
             lines = sum(piece.count(b"\n") for piece in iter(partial(file.read, _PIECE), b""))
-            file.writelines(f"{body}\n".encode() for body in self._bodies(lines))
+            for page in self._pages(lines):
+                file.writelines(f"{body}\n".encode() for body in page)
 
-    def _bodies(self, start: int) -> Iterator[str]:
+    def _pages(self, start: int) -> Iterator[list[str]]:
         while True:
             parameters = {"search": self._search, "start": start, "most": _PAGE}
             bodies = [body for (body,) in self._execute(_READ, parameters)]
-            yield from bodies
+            yield bodies
             if len(bodies) < _PAGE:
                 return
             start += len(bodies)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sql
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.dialects.postgresql import insert
 
 from search.errors import SearchError
+from search.optuna_replay import SearchStorage
 from search.store import tables
 from search.store.database_journal import DatabaseJournal
 
@@ -52,7 +53,7 @@ def open_storage(journal: bool, url: sql.URL, options: dict[str, Any], search: i
     """
     if journal:
         backend = DatabaseJournal(url, options, search)
-        return OpenedStorage(JournalStorage(backend), backend.close, backend)
+        return OpenedStorage(SearchStorage(backend), backend.close, backend)
     plain = url.render_as_string(hide_password=False)
     storage = RDBStorage(plain, engine_kwargs={"pool_pre_ping": True, "connect_args": options})
 

@@ -13,18 +13,21 @@ from typing import Any, BinaryIO
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage
+from optuna.storages.journal import JournalFileOpenLock
 
 from search.errors import SearchError
-from search.gathered import Gathered
 from search.objectives import Goals
+from search.optuna_replay import SearchJournal, SearchStorage
+from search.store.json_lines import parsed
 from search.store.locks import take
 
 _BLOCK = 4096
+_PIECE = 1 << 18
+"""Bytes that are read and parsed at once."""
 
 
-class Journal(Gathered, BaseJournalBackend):
+class Journal(SearchJournal):
     """A journal in the format of Optuna's files, written without waiting for the disk.
 
     What a power failure may lose is restored from the ledger of trained specs. Unlike Optuna's own, it keeps
@@ -34,7 +37,7 @@ class Journal(Gathered, BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._lock_file = KernelLock(path.with_name(path.name + ".lock"))
-        self.path = path
+        self.path, self._name = path, str(path)
         self._next = 0, 0
         path.touch()
 
@@ -42,15 +45,17 @@ class Journal(Gathered, BaseJournalBackend):
         """Yield the whole records from a number on."""
         if start < self._next[0]:
             self._next = 0, 0
-        with self.path.open("rb") as file:
+        # opened each time, since a network file system may answer a bare stat from its cache
+        with open(self._name, "rb") as file:
+            if os.fstat(file.fileno()).st_size <= self._next[1]:
+                return
             file.seek(self._next[1])
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                number, offset = self._next
-                self._next = number + 1, offset + len(line)
-                if number >= start:
-                    yield json.loads(line)
+            while lines := [line for line in file.readlines(_PIECE) if line.endswith(b"\n")]:
+                for line, log in zip(lines, parsed([line.decode() for line in lines]), strict=True):
+                    number, offset = self._next
+                    self._next = number + 1, offset + len(line)
+                    if number >= start:
+                        yield log
 
     def append(self, logs: list[dict[str, Any]]) -> None:
         """Append records, one per line, after removing an incomplete last one."""
@@ -109,7 +114,7 @@ def open_study(path: Path, name: str, goals: Goals, sampler: BaseSampler) -> opt
         SearchError: the journal is damaged before its last record.
     """
     try:
-        return named_study(JournalStorage(Journal(path)), name, goals, sampler)
+        return named_study(SearchStorage(Journal(path)), name, goals, sampler)
     except (ValueError, TypeError, KeyError):
         lock = KernelLock(path.with_name(path.name + ".lock"))
         lock.acquire()
@@ -117,7 +122,7 @@ def open_study(path: Path, name: str, goals: Goals, sampler: BaseSampler) -> opt
             mend(path)
         finally:
             lock.release()
-    return named_study(JournalStorage(Journal(path)), name, goals, sampler)
+    return named_study(SearchStorage(Journal(path)), name, goals, sampler)
 
 
 def named_study(storage: BaseStorage, name: str, goals: Goals, sampler: BaseSampler) -> optuna.Study:

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any, Literal, Protocol, TypeAlias
 
 from composer.training.folder.files import write_text
 from search.errors import SearchError
 from search.objectives import Values
+from search.pool import Pool
 from search.store.digest import Digest
 
 Status: TypeAlias = Literal["running", "finished", "stopped", "crashed"]
@@ -332,6 +334,10 @@ def _final_identity(base: Record, name: str) -> str:
     return f"{base.identity}-{name}"
 
 
+_ALIKE = {"kind", "status", "worker", "costs", "origin", "again", "data"}
+"""Fields that are equal in many records."""
+_POOL = Pool()
+
 _Mark: TypeAlias = tuple[int, int, int]
 
 
@@ -359,11 +365,19 @@ def record_of(text: str) -> Record:
     """
     fields = json.loads(text)
     seen = [
-        Seen(item["tokens"], tuple(item["values"]), item["metrics"], item.get("tau_bound"))
+        Seen(item["tokens"], tuple(item["values"]), _interned(item["metrics"]), item.get("tau_bound"))
         for item in fields.pop("seen")
     ]
     spans = [(begun, ended) for begun, ended in fields.pop("spans", ())]
+    fields["params"] = _interned(fields["params"])
+    for name in _ALIKE & fields.keys():
+        fields[name] = _POOL.shared(name, fields[name])
     return Record(**fields, seen=seen, spans=spans)
+
+
+def _interned(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a mapping whose keys are those of all other records."""
+    return {intern(name): value for name, value in values.items()}
 
 
 def _read(path: str) -> Record:
