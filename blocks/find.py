@@ -34,12 +34,12 @@ def wiring_options() -> Wiring:
     Raises:
         ValueError: see `add_options`.
     """
-    found: Wiring = {}
-    add_options(found, offered(blocks.wiring, WiringConfig, "composer.wiring"))
-    return found
+    wiring: Wiring = {}
+    add_options(wiring, offered(blocks.wiring, WiringConfig, "composer.wiring"))
+    return wiring
 
 
-def add_options(found: Wiring, options: Iterable[tuple[type[WiringConfig], str]]) -> None:
+def add_options(wiring: Wiring, options: Iterable[tuple[type[WiringConfig], str]]) -> None:
     """Add options, each with its origin, under their keys; the class that declares a key adds the key.
 
     Raises:
@@ -49,10 +49,10 @@ def add_options(found: Wiring, options: Iterable[tuple[type[WiringConfig], str]]
     for option, origin in options:
         if not option.key:  # a base class of values of several keys
             continue
-        known = found.setdefault(option.key, Options(kind_of(option)))
+        known = wiring.setdefault(option.key, Options(kind_of(option)))
         if option.name:
             known.add(option, origin)
-    for known in found.values():
+    for known in wiring.values():
         if known.kind.default not in known:
             raise ValueError(f"{known.kind.__module__}: no option is called {known.kind.default!r}")
 

@@ -77,10 +77,10 @@ class Options(Mapping[str, type[WiringConfig]]):
         if name not in self._waiting:
             return
         module = importlib.import_module(f"{self.kind.__module__}.{name}")
-        found = [each for each in configs_of(module, self.kind) if each.name]
-        if found and name not in {each.name for each in found}:
-            raise ValueError(f"{module.__name__}: expected a value called {name!r}, got {found[0].name!r}")
-        for each in found:
+        configs = [each for each in configs_of(module, self.kind) if each.name]
+        if configs and name not in {each.name for each in configs}:
+            raise ValueError(f"{module.__name__}: expected a value called {name!r}, got {configs[0].name!r}")
+        for each in configs:
             self._put(each, module.__name__)
         # last, for other threads that look it up meanwhile
         self._waiting.discard(str(name))

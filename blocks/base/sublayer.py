@@ -55,9 +55,9 @@ def depth_scope(use: Use) -> Use:
 
 def most_runs(uses: Iterable[Use]) -> int:
     """Return how often the uses of a block run together in one depth scope, at most."""
-    found: dict[tuple[int, ...], int] = defaultdict(int)
+    runs: dict[tuple[int, ...], int] = defaultdict(int)
     for use in uses:
         scope = depth_scope(use)
         place = tuple(stage.number for stage in scope)
-        found[place] += prod(stage.runs for stage in use[len(scope) - 1 :])
-    return largest(*found.values())
+        runs[place] += prod(stage.runs for stage in use[len(scope) - 1 :])
+    return largest(*runs.values())

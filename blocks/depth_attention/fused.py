@@ -266,8 +266,8 @@ def _taken(
 ) -> tuple[Tensor, Tensor] | None:
     """Return where to write the gradients of a key and a value, or None unless both have a place."""
     taken = [place.take(dtype) for place in places if place]
-    found = [each for each in taken if each is not None]
-    return (found[0], found[1]) if len(found) == 2 else None
+    present = [each for each in taken if each is not None]
+    return (present[0], present[1]) if len(present) == 2 else None
 
 
 def _back(key: Tensor, turn: Tensor | None) -> Tensor:

@@ -262,11 +262,11 @@ def _unchoose(
     for number in range(ACTIVE):
         at = token * ACTIVE + number
         mean += tl.load(weights + at, mask=there, other=0.0) * tl.load(gradient + at, mask=there, other=0.0)
-    found = tl.full([BLOCK_TOKENS, BLOCK_EXPERTS], 0.0, tl.float32)
+    of_logits = tl.full([BLOCK_TOKENS, BLOCK_EXPERTS], 0.0, tl.float32)
     for number in range(ACTIVE):
         at = token * ACTIVE + number
         weight = tl.load(weights + at, mask=there, other=0.0)
         outward = tl.load(gradient + at, mask=there, other=0.0) - mean
         to_logit = outward * weight * (1 - weight * total)
-        found = tl.where(expert == tl.load(indices + at, mask=there, other=-1), to_logit, found)
-    tl.store(made + token * EXPERTS + expert, found * scale, mask=there & (expert < EXPERTS))
+        of_logits = tl.where(expert == tl.load(indices + at, mask=there, other=-1), to_logit, of_logits)
+    tl.store(made + token * EXPERTS + expert, of_logits * scale, mask=there & (expert < EXPERTS))

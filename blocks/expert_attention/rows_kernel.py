@@ -109,10 +109,10 @@ def _spread(
     BLOCK_COLUMNS: tl.constexpr,
 ):
     token, column, there, inside = _block(tokens, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS)
-    found = _load(x + token * stride + column, inside).to(made.dtype.element_ty)
+    loaded = _load(x + token * stride + column, inside).to(made.dtype.element_ty)
     for number in tl.static_range(ACTIVE):
         row = tl.load(place + token * ACTIVE + number, mask=there, other=0).to(tl.int64)
-        tl.store(made + row * WIDTH + column, found, mask=inside)
+        tl.store(made + row * WIDTH + column, loaded, mask=inside)
 
 
 @triton.jit

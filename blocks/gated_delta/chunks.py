@@ -64,10 +64,10 @@ def rows(x: Tensor, part: slice) -> Tensor:
     return torch.empty(part_rows.shape, dtype=dtype, device=x.device).copy_(part_rows).flatten(0, 1)
 
 
-def put(x: Tensor, part: slice, found: Tensor) -> None:
+def put(x: Tensor, part: slice, values: Tensor) -> None:
     """Write `found` [N, C, ...] to the tokens `part` of x."""
     batch, _, heads = x.shape[:3]
-    x[:, part].copy_(torch.unflatten(found, 0, (batch, heads)).transpose(1, 2))
+    x[:, part].copy_(torch.unflatten(values, 0, (batch, heads)).transpose(1, 2))
 
 
 def unit(x: Tensor, size: float = 1.0) -> tuple[Tensor, Tensor]:

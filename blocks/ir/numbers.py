@@ -12,22 +12,22 @@ N = TypeVar("N", int, float)
 
 def largest(first: N, *others: N) -> N:
     """Return the largest value; unlike `max` it adds no guard to a trace."""
-    found: N = _chosen("max", first, *others)
-    return found
+    chosen: N = _chosen("max", first, *others)
+    return chosen
 
 
 def smallest(first: N, *others: N) -> N:
     """Return the smallest value; unlike `min` it adds no guard to a trace."""
-    found: N = _chosen("min", first, *others)
-    return found
+    chosen: N = _chosen("min", first, *others)
+    return chosen
 
 
 def total(values: Iterable[N]) -> N:
     """Return the sum, added from left to right; `sum` compensates rounding from Python 3.12 on."""
-    found: N = 0
+    result: N = 0
     for value in values:
-        found = found + value
-    return found
+        result = result + value
+    return result
 
 
 def label(number: object) -> str:

@@ -100,5 +100,5 @@ class OnSelectedTokens(CostWrapper):
     def sequence_cache(self, at: CostContext) -> int:
         """Return the elements of the largest share."""
         share: Any = self.selection.most(at.context)
-        found: int = share * self.inner.sequence_cache(self._at(at, share))
-        return found
+        elements: int = share * self.inner.sequence_cache(self._at(at, share))
+        return elements

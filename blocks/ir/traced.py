@@ -80,12 +80,12 @@ class Trace:
     def _expression(self, op: str, args: tuple[Any, ...], value: Any = None) -> Traced:
         # by type as well, since 2 and 2.0 are equal but behave differently
         key = (op, *(id(arg) if type(arg) is Traced else (type(arg), arg) for arg in args))
-        found = self._made.get(key)
-        if found is None:
+        expression = self._made.get(key)
+        if expression is None:
             if op != "leaf":
                 value = _APPLY[op](*(arg.value if type(arg) is Traced else arg for arg in args))
-            found = self._made[key] = Traced(self, value, op, args)
-        return found
+            expression = self._made[key] = Traced(self, value, op, args)
+        return expression
 
 
 class Traced:

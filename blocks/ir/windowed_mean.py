@@ -35,19 +35,19 @@ def windowed_mean(
             base = base + grown * steps.step
         elif grown:
             loops.append((grown, steps))
-    found = _sum(base, _merged(loops), window, stride)
-    return found / largest(1, prod(steps for _, steps in loops))
+    summed = _sum(base, _merged(loops), window, stride)
+    return summed / largest(1, prod(steps for _, steps in loops))
 
 
 def _merged(loops: _Loops) -> _Loops:
     """Return the loops, innermost first; two that count through one range are merged."""
-    found: list[tuple[int, int]] = []
+    merged: list[tuple[int, int]] = []
     for grown, steps in sorted(loops, key=lambda loop: loop[0]):
-        if found and found[-1][0] * found[-1][1] == grown:
-            found[-1] = (found[-1][0], found[-1][1] * steps)
+        if merged and merged[-1][0] * merged[-1][1] == grown:
+            merged[-1] = (merged[-1][0], merged[-1][1] * steps)
         else:
-            found.append((grown, steps))
-    return found
+            merged.append((grown, steps))
+    return merged
 
 
 def _sum(base: int, loops: _Loops, window: int | None, stride: int) -> float:

@@ -70,8 +70,8 @@ class JoinedGradient:
         if begun is None or torch.is_grad_enabled():
             # one launch; for double backward autograd has to see the operation
             parts = zip(gradients, self.split(self._empty()), strict=True)
-            found = [torch.zeros_like(part) if each is None else each for each, part in parts]
-            return torch.cat([each.flatten(len(self._shape) - 1) for each in found], -1)
+            all_parts = [torch.zeros_like(part) if each is None else each for each, part in parts]
+            return torch.cat([each.flatten(len(self._shape) - 1) for each in all_parts], -1)
         whole, places, _ = begun
         for place, gradient in zip(places, gradients, strict=True):
             if gradient is None:

@@ -31,12 +31,14 @@ def random_tensors(shapes: Sequence[tuple[int, ...]], target: Target) -> list[Te
     return [torch.randn(shape, generator=draw).to(target.device, dtype) for shape in shapes]
 
 
-def mismatch(names: Sequence[str], found: Sequence[Tensor], wanted: Sequence[Tensor], dtype: str = "") -> str:
+def mismatch(
+    names: Sequence[str], results: Sequence[Tensor], wanted: Sequence[Tensor], dtype: str = ""
+) -> str:
     """Return the first tensor that differs from the expected fp64 one, with its relative error, or "".
 
     The tolerance depends on the tensor's dtype, or on `dtype` if that is the dtype it was computed in.
     """
-    for name, got, expected in zip(names, found, wanted, strict=True):
+    for name, got, expected in zip(names, results, wanted, strict=True):
         exact = expected.detach()
         share = float((got.detach().double() - exact).norm() / exact.norm().clamp(min=1e-12))
         kind = getattr(torch, dtype) if dtype else got.dtype

@@ -67,7 +67,7 @@ def jobs(folder: Path, root: Path) -> list[Job]:
 
     tiles = folder / "tiles.json"
     tune = ("-m", "composer", "bench", "--tune", "--json", str(tiles))
-    found = [
+    jobs = [
         Job("doctor", ("-m", "composer", "doctor"), 120),
         # whether our own grouped product is faster than torch's, and then what a whole step takes
         bench("routing", 90),
@@ -79,8 +79,8 @@ def jobs(folder: Path, root: Path) -> list[Job]:
     if all((root / each).exists() for each in _TESTS) and find_spec("pytest"):
         spread = ("-n", "8") if find_spec("xdist") else ()
         line = ("-m", "pytest", *_TESTS, "-m", "gpu", "-q", "-p", "no:cacheprovider", *spread)
-        found.append(Job("tests", line, 420))
-    return [*found, bench("attention", 90), bench("loss", 90), bench("kernels", 180)]
+        jobs.append(Job("tests", line, 420))
+    return [*jobs, bench("attention", 90), bench("loss", 90), bench("kernels", 180)]
 
 
 def run_jobs(

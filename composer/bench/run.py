@@ -45,28 +45,28 @@ def run(
 
     Where the GPU is lost no later part runs, and each says so.
     """
-    found: list[Part] = []
+    finished: list[Part] = []
     lost = ""
     for name, measure in parts:
         part = Part(name, failed=lost)
-        found.append(part)
+        finished.append(part)
         begun = time.perf_counter()
         try:
             if not lost:
-                part.failed = attempt(partial(_rows, part, measure, setting, done, found))
+                part.failed = attempt(partial(_rows, part, measure, setting, done, finished))
                 let_go()
         except DeviceLost as error:
             part.failed = lost = f"the GPU takes no more work in this process, after: {error}"
         part.seconds, part.complete = time.perf_counter() - begun, True
-        done(found)
-    return found
+        done(finished)
+    return finished
 
 
 def _rows(
-    part: Part, measure: Measure, setting: Setting, done: Callable[[list[Part]], None], found: list[Part]
+    part: Part, measure: Measure, setting: Setting, done: Callable[[list[Part]], None], finished: list[Part]
 ) -> None:
     begun = time.perf_counter()
     for rows in measure(setting):
         part.rows += rows
         part.seconds = time.perf_counter() - begun
-        done(found)
+        done(finished)

@@ -137,9 +137,9 @@ class _Page:
         """Draw the total costs in columns."""
         items = self.drawing.items
         cells = [
-            (measure.label or name, amount(name, found))
+            (measure.label or name, amount(name, cost))
             for name, measure in MEASURES.items()
-            if (found := measure.value(self.view.costs))
+            if (cost := measure.value(self.view.costs))
         ]
         items.append(Line(((self.left, y), (self.right, y)), RULE, 1.2))
         room = self.right - self.left

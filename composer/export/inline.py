@@ -131,13 +131,13 @@ class Inliner:
         module = _module(key.module)
         if key.name in module.definitions:
             return key
-        found = module.imports.get(key.name)
-        if found is None or not self._is_ours(found.module):
-            return found
-        inner = f"{found.module}.{found.name}"
-        if not found.name or _is_module(inner):
-            return _Import(inner if found.name else found.module)
-        return self._resolved(Key(found.module, found.name))
+        imported = module.imports.get(key.name)
+        if imported is None or not self._is_ours(imported.module):
+            return imported
+        inner = f"{imported.module}.{imported.name}"
+        if not imported.name or _is_module(inner):
+            return _Import(inner if imported.name else imported.module)
+        return self._resolved(Key(imported.module, imported.name))
 
     def _is_ours(self, module: str) -> bool:
         return module.partition(".")[0] in self._ours
@@ -161,25 +161,25 @@ class Inliner:
     def _here(self, module: _Module, node: ast.Name | ast.Attribute) -> str | None:
         """Return what stands for a name, or for an attribute of a module of ours; None for what stays."""
         name = node.id if isinstance(node, ast.Name) else _base(node).id
-        found = self._resolved(Key(module.name, name))
+        target = self._resolved(Key(module.name, name))
         if isinstance(node, ast.Attribute):
-            if not isinstance(found, _Import) or not self._is_ours(found.module):
+            if not isinstance(target, _Import) or not self._is_ours(target.module):
                 return None
-            inner = self._resolved(Key(found.module, node.attr))
+            inner = self._resolved(Key(target.module, node.attr))
             return self._added(inner) if isinstance(inner, Key) else None
-        if isinstance(found, Key):
-            return self._added(found)
-        if isinstance(found, _Import) and not self._is_ours(found.module):
-            self._import(name, found)
+        if isinstance(target, Key):
+            return self._added(target)
+        if isinstance(target, _Import) and not self._is_ours(target.module):
+            self._import(name, target)
         return None
 
-    def _import(self, name: str, found: _Import) -> None:
-        if found.name:
-            alias = "" if name == found.name else f" as {name}"
-            line = f"from {found.module} import {found.name}{alias}"
+    def _import(self, name: str, imported: _Import) -> None:
+        if imported.name:
+            alias = "" if name == imported.name else f" as {name}"
+            line = f"from {imported.module} import {imported.name}{alias}"
         else:
-            alias = "" if name == found.module.partition(".")[0] else f" as {name}"
-            line = f"import {found.module}{alias}"
+            alias = "" if name == imported.module.partition(".")[0] else f" as {name}"
+            line = f"import {imported.module}{alias}"
         assert self._imports.setdefault(name, line) == line, f"two imports are called {name}"
 
 

@@ -12,5 +12,5 @@ from composer.inspect.base.measure import Measure
 def find_measures() -> list[Measure]:
     """Return all measures in the order of the page."""
     names = [info.name for info in pkgutil.iter_modules(measures.__path__, f"{measures.__name__}.")]
-    found: list[Measure] = [importlib.import_module(name).MEASURE for name in names]
-    return sorted(found, key=lambda each: (each.order, each.name))
+    registered: list[Measure] = [importlib.import_module(name).MEASURE for name in names]
+    return sorted(registered, key=lambda each: (each.order, each.name))

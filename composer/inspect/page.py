@@ -70,11 +70,11 @@ def _cards(runs: Sequence[Inspected]) -> Iterator[tuple[str, str, str]]:
 def _section(measure: Measure, runs: Sequence[Inspected], width: tuple[float, ...]) -> str:
     defined = "".join(f'<p class="definition">{_quoted(text)}</p>' for text in measure.definition)
     named = '<h3 class="run">{}</h3>' if len(runs) > 1 else ""
-    found = [run.found[measure.name] for run in runs]
-    every = [view for each in found if isinstance(each, Found) for view in _leaves(each.views)]
+    results = [run.found[measure.name] for run in runs]
+    every = [view for each in results if isinstance(each, Found) for view in _leaves(each.views)]
     columns = "".join(
         f"<div>{named.format(escape(run.name))}{''.join(_found(each, _Shown(width, every)))}</div>"
-        for run, each in zip(runs, found, strict=True)
+        for run, each in zip(runs, results, strict=True)
     )
     kind = "pair" if len(runs) > 1 else "single"
     return f'{defined}<div class="{kind}">{columns}</div>'

@@ -44,7 +44,7 @@ def entries(tree: Node, caps: Node | None) -> tuple[tuple[Entry, ...], list[Faul
 
     One that the config of the search refuses is left out.
     """
-    found: list[Entry] = []
+    read: list[Entry] = []
     faults: list[Fault] = []
     section = tree.child("search")
     listed = section.child("baselines") if section and not section.live else None
@@ -74,8 +74,8 @@ def entries(tree: Node, caps: Node | None) -> tuple[tuple[Entry, ...], list[Faul
         if entry.spec.train is None and not match:
             faults.append(asked)
         faults += _without_cap(entry, caps)
-        found.append(entry)
-    return tuple(found), faults
+        read.append(entry)
+    return tuple(read), faults
 
 
 def _without_cap(entry: Entry, caps: Node | None) -> Iterator[Fault]:

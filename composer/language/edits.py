@@ -227,12 +227,12 @@ def _name(path: Path) -> str:
 
 def _wiring() -> dict[str, list[Any]]:
     """Map each key of a stage to values of its options, the default first."""
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for key, options in wiring_options().items():
         there = [option for option in options.values() if "stage" in option.owner]
         for option in sorted(there, key=lambda option: option.name != option.default):
-            found.setdefault(key, []).extend(_values(option))
-    return found
+            values.setdefault(key, []).extend(_values(option))
+    return values
 
 
 def _values(option: type[WiringConfig]) -> list[Any]:

@@ -227,13 +227,13 @@ def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = (), stored:
         SpecError: with all faults, in the order of the files.
     """
     spec = build(Spec, tree, broken=resolver.broken)
-    found = [*faults, *resolver.faults]
+    problems = [*faults, *resolver.faults]
     sound = spec if isinstance(spec, Spec) and not resolver.broken else None
     others = [] if isinstance(spec, Spec) else spec
     others += semantic(tree, sound, resolver.broken)
-    found += [fault for fault in others if not (resolver.hides(fault.path) or (stored and fault.unread))]
-    if found:
-        raise SpecError(in_order(found))
+    problems += [fault for fault in others if not (resolver.hides(fault.path) or (stored and fault.unread))]
+    if problems:
+        raise SpecError(in_order(problems))
     assert isinstance(spec, Spec)
     spec._provenance = Provenance(tree)
     return spec

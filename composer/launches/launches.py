@@ -71,22 +71,22 @@ class Launches:
 @contextmanager
 def counted(watch: Callable[[TritonLaunch], None] | None = None) -> Iterator[Launches]:
     """Count the launches in the context, on the tensors of `fake_gpu`. An ATen operator is one launch."""
-    found, original = Launches(watch=watch), _kernel_class().run  # type: ignore[attr-defined]
+    launches, original = Launches(watch=watch), _kernel_class().run  # type: ignore[attr-defined]
 
     def run(kernel: Any, *arguments: Any, grid: Any = None, warmup: bool = False, **flags: Any) -> None:
         given = dict(zip(kernel.arg_names, arguments, strict=False)) | flags
         name = f"{kernel.fn.__module__.split('.')[-2]}.{kernel.fn.__name__.lstrip('_')}"
         grid = grid(given) if callable(grid) else grid
         size = _READS.get(name, _all)(given)
-        found.add(name, size, _PRODUCTS[name](given) if name in _PRODUCTS else 0.0)
-        if found.watch is not None:
+        launches.add(name, size, _PRODUCTS[name](given) if name in _PRODUCTS else 0.0)
+        if launches.watch is not None:
             compile = partial(original, kernel, grid=grid, warmup=True, **given)
-            found.watch(TritonLaunch(compile, name, given, prod(grid), size))
+            launches.watch(TritonLaunch(compile, name, given, prod(grid), size))
 
-    norm = patch.object(F, "rms_norm", _norm(found))
+    norm = patch.object(F, "rms_norm", _norm(launches))
     untuned = patch.object(_tuned_class(), "run", _first_configuration)
-    with patch.object(_kernel_class(), "run", run), untuned, norm, _Counter(found):
-        yield found
+    with patch.object(_kernel_class(), "run", run), untuned, norm, _Counter(launches):
+        yield launches
 
 
 def nbytes(value: Any) -> int:
@@ -97,9 +97,9 @@ def nbytes(value: Any) -> int:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records ATen operators; of custom operators, the launches of their real implementation."""
 
-    def __init__(self, found: Launches) -> None:
+    def __init__(self, launches: Launches) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found = found
+        self.found = launches
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -256,21 +256,21 @@ _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
 """Kernels that read only part of their arguments, or further memory through a table of addresses."""
 
 
-def _norm(found: Launches) -> Callable[..., Tensor]:
+def _norm(launches: Launches) -> Callable[..., Tensor]:
     """Return RMSNorm as on a GPU: one kernel in the forward pass, two in the backward pass."""
 
     class Norm(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
             ctx.save_for_backward(x, gain)
-            found.add("rms_norm", 2 * nbytes(x))
+            launches.add("rms_norm", 2 * nbytes(x))
             return torch.empty_like(x)
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
             x, gain = ctx.saved_tensors
-            found.add("rms_norm backward", 3 * nbytes(x))
-            found.add("rms_norm backward, gain", 2 * nbytes(x))
+            launches.add("rms_norm backward", 3 * nbytes(x))
+            launches.add("rms_norm backward, gain", 2 * nbytes(x))
             return torch.empty_like(x), torch.empty_like(gain)
 
     return lambda x, shape, weight=None, eps=None: Norm.apply(x, weight)  # type: ignore[no-untyped-call]

@@ -56,13 +56,13 @@ def step_launches(
             model = loss_of = by_hand()  # type: ignore[assignment]
         _make_fake(model)
         tokens = torch.zeros(batch, length, dtype=torch.int64)
-        with _data_dependence_named(), counted(watch) as found:
+        with _data_dependence_named(), counted(watch) as launches:
             loss = loss_of(tokens, tokens.clone())
             torch.clear_autocast_cache()
-            found.phase = "backward"
+            launches.phase = "backward"
             with torch.autocast("cpu", enabled=False):
                 loss.backward()  # type: ignore[no-untyped-call]
-    return found.made
+    return launches.made
 
 
 def decoding_launches(
@@ -88,9 +88,9 @@ def decoding_launches(
         with _data_dependence_named():
             with counted():
                 decode(token)
-            with counted(watch) as found:
+            with counted(watch) as launches:
                 decode.record(token)
-    return found.made
+    return launches.made
 
 
 class _Once:

@@ -124,14 +124,14 @@ SHIPPED = (
 
 
 def _registered() -> dict[str, Measure]:
-    found = {measure.name: measure for measure in SHIPPED}
+    measures = {measure.name: measure for measure in SHIPPED}
     for point in entry_points(GROUP):
         measure = point.load()
         if not isinstance(measure, Measure):
             raise ValueError(f"entry point {point.value} ({GROUP}): expected a Measure, got {measure!r}")
-        if found.setdefault(measure.name, measure) is not measure:
+        if measures.setdefault(measure.name, measure) is not measure:
             raise ValueError(f"entry point {point.value} ({GROUP}): the measure {measure.name} is taken")
-    return found
+    return measures
 
 
 MEASURES: Mapping[str, Measure] = _registered()

@@ -75,8 +75,8 @@ def as_tokens(tokens: Any, name: str = "tokens") -> Tensor:
     """
     if not _holds_integers(tokens) or tokens.ndim != 2:
         raise ValueError(f"{name}: expected an integer tensor [batch, sequence], got {describe(tokens)}")
-    found: Tensor = tokens.long()
-    return found
+    checked: Tensor = tokens.long()
+    return checked
 
 
 def as_targets(targets: Any, tokens: Tensor, name: str = "targets") -> Tensor:
@@ -88,8 +88,8 @@ def as_targets(targets: Any, tokens: Tensor, name: str = "targets") -> Tensor:
     if not _holds_integers(targets) or targets.shape != tokens.shape:
         shape = f"an integer tensor of the shape of the tokens, {[*tokens.shape]}"
         raise ValueError(f"{name}: expected {shape}, got {describe(targets)}")
-    found: Tensor = targets.long()
-    return found
+    checked: Tensor = targets.long()
+    return checked
 
 
 def check_length(tokens: Tensor, context: int) -> None:

@@ -16,8 +16,8 @@ def check_trainer(trainer: lightning.Trainer, train: Train, name: str) -> None:
     Raises:
         ValueError: options contradict the spec; all of them are listed.
     """
-    if found := [*_refused(trainer, train)]:
-        raise ValueError("\n".join(f"{name}: {each}" for each in found))
+    if problems := [*_refused(trainer, train)]:
+        raise ValueError("\n".join(f"{name}: {each}" for each in problems))
 
 
 def clipping(value: float | None, algorithm: str | None, train: Train) -> tuple[float, str]:

@@ -42,8 +42,8 @@ def losses(model: ModelCore, tokens: Tensor, targets: Tensor, keys: Keys | None 
         given = [*again, *(each.detach() for each in handed)]
         del handed
         (more, beside), _ = model._switch.second(model, lambda: _run(model, tokens, targets, given))
-    found = {**beside, **reported}
-    return loss + more, {name: found[name] for name in reported_names(model.graph)}
+    values = {**beside, **reported}
+    return loss + more, {name: values[name] for name in reported_names(model.graph)}
 
 
 def reported_names(graph: Graph) -> tuple[str, ...]:

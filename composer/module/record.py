@@ -96,20 +96,20 @@ class Recording:
             ValueError: it was not recorded, or its steps have different shapes.
         """
         if isinstance(key, str):
-            found = self._found(key)
-            if () in found:
-                return found[()]  # type: ignore[no-any-return]
-            if len({each.shape for each in found.values()}) > 1:
+            by_step = self._found(key)
+            if () in by_step:
+                return by_step[()]  # type: ignore[no-any-return]
+            if len({each.shape for each in by_step.values()}) > 1:
                 raise ValueError(
                     f"{key}: its shape differs from step to step; ask for one, as in r[{key!r}, 0]"
                 )
-            return torch.stack([*found.values()])
+            return torch.stack([*by_step.values()])
         name, step = key
-        found = self._found(name)
-        if _step(step) not in found:
-            recorded = ", ".join(str(_told(each)) for each in found if each) or "none"
+        by_step = self._found(name)
+        if _step(step) not in by_step:
+            recorded = ", ".join(str(_told(each)) for each in by_step if each) or "none"
             raise ValueError(f"{name}: expected one of the recorded steps ({recorded}), got {step}")
-        return found[_step(step)]  # type: ignore[no-any-return]
+        return by_step[_step(step)]  # type: ignore[no-any-return]
 
     def all_steps(self, name: str) -> Mapping[Step, Any]:
         """Return a value at every step at which it was recorded in the last pass, tensor or not."""

@@ -41,12 +41,12 @@ class Scale:
     def ticks(self, most: int = 6) -> list[float]:
         """Return round values within the range."""
         if self.log:
-            found = [
+            ticks = [
                 digit * 10.0**power
                 for power in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
                 for digit in (1, 2, 5)
             ]
-            return [value for value in found if self.low <= value <= self.high]
+            return [value for value in ticks if self.low <= value <= self.high]
         rough = (self.high - self.low) / most
         unit = 10.0 ** math.floor(math.log10(rough))
         step = next(unit * digit for digit in (1, 2, 5, 10) if unit * digit >= rough)
@@ -76,18 +76,18 @@ def accuracy_scale(values: Iterable[float], start: float, end: float) -> Scale:
 
     Values that are no accuracies get a linear scale; a mean plus its spread may be up to 1.5.
     """
-    found = [*values]
-    errors = sorted({1 - value for value in found if value < 1})
-    if not errors or errors[-1] > 1 or max(found) > 1.5 or errors[-1] <= 20 * errors[0]:
-        return scale(found, start, end)
-    least = max(errors[0] / (2 if max(found) >= 1 else 1.3), 1e-6)
+    numbers = [*values]
+    errors = sorted({1 - value for value in numbers if value < 1})
+    if not errors or errors[-1] > 1 or max(numbers) > 1.5 or errors[-1] <= 20 * errors[0]:
+        return scale(numbers, start, end)
+    least = max(errors[0] / (2 if max(numbers) >= 1 else 1.3), 1e-6)
     return ErrorScale(max(1 - 1.3 * errors[-1], 0.0), 1 - least, start, end)
 
 
 def scale(values: Iterable[float], start: float, end: float, log: bool = False, room: float = 0.06) -> Scale:
     """Make a scale that includes all values, with a margin at both ends."""
-    found = list(values) or [0.0, 1.0]
-    low, high = min(found), max(found)
+    numbers = list(values) or [0.0, 1.0]
+    low, high = min(numbers), max(numbers)
     if log and low > 0:
         spread = (high / low) ** room if high > low else 1.5
         return Scale(low / spread, high * spread, start, end, True)
@@ -234,11 +234,11 @@ def name_width(text: str) -> float:
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move positions apart by at least `gap`, as little as possible, within bounds if they fit."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    found = [0.0] * len(wanted)
+    places = [0.0] * len(wanted)
     below = -math.inf
     for i in order:
-        below = found[i] = max(wanted[i], below + gap, low)
+        below = places[i] = max(wanted[i], below + gap, low)
     above = math.inf
     for i in reversed(order):
-        above = found[i] = min(found[i], above - gap, high)
-    return found
+        above = places[i] = min(places[i], above - gap, high)
+    return places

@@ -82,11 +82,11 @@ class Node:
         """Give the same node behind another key."""
         if key is self.key:
             return self
-        found = Node.__new__(Node)
-        found.value, found.place, found.key, found.note = self.value, self.place, key, self.note
-        found.live, found.size, found._plain, found.text = self.live, self.size, self._plain, self.text
-        found.flaws = None
-        return found
+        copy = Node.__new__(Node)
+        copy.value, copy.place, copy.key, copy.note = self.value, self.place, key, self.note
+        copy.live, copy.size, copy._plain, copy.text = self.live, self.size, self._plain, self.text
+        copy.flaws = None
+        return copy
 
     @property
     def plain(self) -> Any:

@@ -19,8 +19,10 @@ from composer.language.schema.spec import Spec
 
 def deciding(spec: Spec) -> dict[str, SelectsTokens]:
     """Map each function by which tokens of a model decide to an operation that runs those that did."""
-    found = (operation for body, _ in graphs(compile_graph(spec)) for _, operation, _ in operations(body))
-    return {each.decides: each for each in found if isinstance(each, SelectsTokens) and each.decides}
+    all_operations = (
+        operation for body, _ in graphs(compile_graph(spec)) for _, operation, _ in operations(body)
+    )
+    return {each.decides: each for each in all_operations if isinstance(each, SelectsTokens) and each.decides}
 
 
 @contextmanager

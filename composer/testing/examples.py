@@ -27,15 +27,15 @@ Plain = dict[str, Any]
 def examples(config: type[BlockConfig]) -> dict[str, Plain]:
     """Map a name to each example of a block, as plain data."""
     kind = config.model_fields["type"].default
-    found = {kind: {"type": kind, **required_values(config)}}
+    by_name = {kind: {"type": kind, **required_values(config)}}
     for name, value in other_values(config):
-        one = {**found[kind], name: value}
+        one = {**by_name[kind], name: value}
         if _refused(config, one):
             # it may need another field
             pairs = ({**one, other: there} for other, there in other_values(config) if other != name)
             one = next((pair for pair in pairs if not _refused(config, pair)), one)
-        found[f"{kind}, {name} {value}"] = one
-    return {name: one for name, one in found.items() if not _refused(config, one)}
+        by_name[f"{kind}, {name} {value}"] = one
+    return {name: one for name, one in by_name.items() if not _refused(config, one)}
 
 
 def wiring_examples(owner: Owner) -> dict[str, list[Any]]:
@@ -43,12 +43,12 @@ def wiring_examples(owner: Owner) -> dict[str, list[Any]]:
 
     Those that act on a stage are none of an entry.
     """
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for key, options in wiring_options().items():
         for option in options.values():
             if owner in option.owner and not (owner in ("use", "parallel") and acts_on_stage(option)):
-                found.setdefault(key, []).extend(option_values(option))
-    return found
+                values.setdefault(key, []).extend(option_values(option))
+    return values
 
 
 def completed(plain: Plain) -> Plain:
@@ -118,14 +118,14 @@ def tree(plain: Plain, context: int = 8) -> Plain:
 
     What reads steps of other loops is in a loop of two steps in each of two layers.
     """
-    found = {
+    written = {
         "schema": 1,
         "name": "t",
         "model": {"width": WIDTH, "vocab": 13, "context": context},
         "blocks": {"b": plain},
         "stages": [{"recur": 3, "step": ["b"]}],
     }
-    if stands(found):
-        return found
-    nested = {**found, "stages": [{"stack": 2, "step": [{"recur": 2, "step": ["b"]}]}]}
-    return nested if stands(nested) else found
+    if stands(written):
+        return written
+    nested = {**written, "stages": [{"stack": 2, "step": [{"recur": 2, "step": ["b"]}]}]}
+    return nested if stands(nested) else written

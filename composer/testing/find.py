@@ -85,10 +85,12 @@ def find_task(name: str, settings: Sequence[str] = ()) -> DataConfig:
 
     config = _find(name, data_tasks(), DataConfig, "task")
     fields = {key: scalar(value) for key, _, value in (each.partition("=") for each in settings)}
-    found = build(config, planted({"task": config.model_fields["task"].default, **fields}, Place("--set")))
-    if isinstance(found, list):
-        raise SpecError(found)
-    return found
+    config_or_faults = build(
+        config, planted({"task": config.model_fields["task"].default, **fields}, Place("--set"))
+    )
+    if isinstance(config_or_faults, list):
+        raise SpecError(config_or_faults)
+    return config_or_faults
 
 
 def _find(name: str, known: dict[str, type[C]], base: type[C], tag: str) -> type[C]:
@@ -110,12 +112,12 @@ def _find(name: str, known: dict[str, type[C]], base: type[C], tag: str) -> type
         )
     if len(offered) != 1:
         raise UnknownName(f"{name}: expected {expected}, got {got}")
-    found = offered[0]
+    config = offered[0]
     try:
-        claim(known, found, tag, f"{found.__module__}:{found.__name__}")
+        claim(known, config, tag, f"{config.__module__}:{config.__name__}")
     except ValueError as error:
         raise UnknownName(str(error)) from None
-    return found
+    return config
 
 
 def imported(module: str, folder: str) -> ModuleType:

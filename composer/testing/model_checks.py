@@ -149,17 +149,17 @@ def check_kept(model: ComposedModel, decode: Decoder, tokens: Tensor) -> None:
                 most += place.executions * inner.sequence_cache(at)
                 keeping += place.executions
     assert costs.cache_bytes_per_token == 4 * declared_size
-    found = decode.past.nbytes // (batch * next(model.parameters()).element_size())
-    rounded = most * length - found
-    assert 0 <= rounded <= (length - 1) * keeping, f"declared {most * length} elements, kept are {found}"
+    stored = decode.past.nbytes // (batch * next(model.parameters()).element_size())
+    rounded = most * length - stored
+    assert 0 <= rounded <= (length - 1) * keeping, f"declared {most * length} elements, kept are {stored}"
 
 
 def check_parameters(plain: Plain) -> None:
     """Declared parameters are built ones."""
     model = compiled(plain)
     built = sum(parameter.numel() for parameter in model.parameters())
-    found = model.plan.costs.params
-    assert found == built, f"declared {found}, built {built}"
+    declared = model.plan.costs.params
+    assert declared == built, f"declared {declared}, built {built}"
 
 
 def check_flops(plain: Plain) -> None:
@@ -173,10 +173,10 @@ def check_saved(plain: Plain) -> None:
     """What is kept for the backward pass, for each token, is what is declared."""
     model = ComposedModel(make(plain))
     length = model.spec.model.context
-    found = (kept(model, 5) - kept(model, 2)) / (3 * length)
+    measured_bytes = (kept(model, 5) - kept(model, 2)) / (3 * length)
     predicted = saved_per_token(model.graph, length, FULL)
-    assert isclose(predicted, found, rel_tol=1e-12), (
-        f"declared {predicted:g} bytes per token, kept are {found:g}"
+    assert isclose(predicted, measured_bytes, rel_tol=1e-12), (
+        f"declared {predicted:g} bytes per token, kept are {measured_bytes:g}"
     )
 
 
@@ -185,9 +185,9 @@ def check_peak(plain: Plain) -> None:
     spec = make({**plain, "model": {**plain["model"], "context": 64}})
     most = with_steps(spec, most_steps(spec))
     predicted = Memory(compile_graph(most), Batch(16 * 64, 64, BF16), most.train).total
-    found = measured(spec, 16, fake=False)
-    far = predicted / found - 1
-    assert abs(far) < PEAK, f"predicted {predicted} bytes, measured {found}: {100 * far:+.1f} %"
+    measured_peak = measured(spec, 16, fake=False)
+    far = predicted / measured_peak - 1
+    assert abs(far) < PEAK, f"predicted {predicted} bytes, measured {measured_peak}: {100 * far:+.1f} %"
 
 
 def check_gradients(plain: Plain) -> None:

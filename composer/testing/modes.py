@@ -34,8 +34,8 @@ def check_recomputation(plain: Plain) -> None:
     kept, again = begun(spec), begun(spec, recompute=[*recomputable(compile_graph(spec))])
     tokens = tokens_for(spec)
     expected = trained(kept, tokens)
-    for name, found in trained(again, tokens).items():
-        assert torch.equal(found, expected[name]), f"{name} is another one"
+    for name, value in trained(again, tokens).items():
+        assert torch.equal(value, expected[name]), f"{name} differs"
 
 
 def check_accumulation(plain: Plain) -> None:
@@ -60,9 +60,9 @@ def check_autocast(plain: Plain) -> None:
     with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
         # torch says that a norm with fp32 gains is not one kernel in bf16
         warnings.simplefilter("ignore", UserWarning)
-        found = trained(begun(spec), tokens)
-    assert all(each.isfinite().all() for each in found.values()), "a gradient is not finite"
-    far = float((found["loss"] - expected).abs() / expected.abs())
+        values = trained(begun(spec), tokens)
+    assert all(each.isfinite().all() for each in values.values()), "a gradient is not finite"
+    far = float((values["loss"] - expected).abs() / expected.abs())
     assert far <= FAR_IN_BF16, f"the loss is off by {far:.2g}"
 
 
@@ -93,8 +93,8 @@ def check_other_steps(plain: Plain) -> None:
     built.load_state_dict(model.state_dict())
     tokens = tokens_for(spec)
     expected = trained(built, tokens, drawn=False)
-    for name, found in trained(model, tokens, drawn=False).items():
-        assert torch.equal(found, expected[name]), f"{name} is another one"
+    for name, value in trained(model, tokens, drawn=False).items():
+        assert torch.equal(value, expected[name]), f"{name} differs"
 
 
 def batch_wide(spec: Spec) -> bool:

@@ -28,9 +28,9 @@ def check_shapes(config: DataConfig) -> None:
     """Tokens and targets are int64 of [size, length], groups of [size]."""
     for split in SPLITS:
         batch = _batch(config, split)
-        found = [(rows.dtype.name, rows.shape) for rows in batch]
+        shapes = [(rows.dtype.name, rows.shape) for rows in batch]
         rows, groups = ("int64", (_SIZE, config.length)), ("int64", (_SIZE,))
-        assert found == [rows, rows, groups], f"{split}: expected {[rows, rows, groups]}, got {found}"
+        assert shapes == [rows, rows, groups], f"{split}: expected {[rows, rows, groups]}, got {shapes}"
 
 
 def check_vocabulary(config: DataConfig) -> None:
@@ -50,8 +50,10 @@ def check_groups(config: DataConfig) -> None:
     """Every sequence is of a declared group, or of -1, which is none."""
     known = {-1, *(config.group_names or ())}
     for split in SPLITS:
-        found = set(_batch(config, split, size=64).group.tolist())
-        assert found <= known, f"{split}: groups {sorted(found - known)}, declared are {sorted(known - {-1})}"
+        groups = set(_batch(config, split, size=64).group.tolist())
+        assert groups <= known, (
+            f"{split}: groups {sorted(groups - known)}, declared are {sorted(known - {-1})}"
+        )
 
 
 def check_functions(config: DataConfig) -> None:

@@ -73,13 +73,13 @@ def examples(option: type[WiringConfig]) -> dict[str, Example]:
     """Map a name to each example of an option."""
     kind = kind_of(option)
     models = models_with(kind.key)
-    found = {}
+    by_name = {}
     for value in option_values(option):
         if (name := f"{kind.key} {_told(value)}") in models:
             siblings = {other: plain for other, plain in models.items() if other != name}
             base = {**HOST, "train": TRAIN} if "train" in kind.owner else HOST
-            found[name] = Example(kind.key, models[name], value == kind.default, base, siblings)
-    return found
+            by_name[name] = Example(kind.key, models[name], value == kind.default, base, siblings)
+    return by_name
 
 
 def models_with(key: str) -> dict[str, Plain]:
@@ -88,8 +88,8 @@ def models_with(key: str) -> dict[str, Plain]:
     owners = options.kind.owner
     owner = next(each for each in _OWNERS if each in owners)
     values = [value for option in options.values() for value in option_values(option)]
-    found = {f"{key} {_told(value)}": completed(with_option(owner, key, value)) for value in values}
-    return {name: plain for name, plain in found.items() if stands(plain)}
+    models = {f"{key} {_told(value)}": completed(with_option(owner, key, value)) for value in values}
+    return {name: plain for name, plain in models.items() if stands(plain)}
 
 
 def with_option(owner: Owner, key: str, value: Any) -> Plain:

@@ -96,8 +96,8 @@ def _callback(path: str, place: str) -> lightning.Callback:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found: Any = getattr(importlib.import_module(module), name)
-        made = found if isinstance(found, lightning.Callback) else found()
+        named: Any = getattr(importlib.import_module(module), name)
+        made = named if isinstance(named, lightning.Callback) else named()
     except Exception as error:  # a user's module may fail in any way
         raise TrainingError(
             f"{place}: expected the import path of a callback, such as "

@@ -60,10 +60,10 @@ class BlockNorms(lightning.Callback):
 
 
 def _by_block(what: str, tensors: dict[str, Tensor]) -> dict[str, float]:
-    found: dict[str, list[Tensor]] = defaultdict(list)
+    by_place: dict[str, list[Tensor]] = defaultdict(list)
     for name, tensor in tensors.items():
-        found[name.rpartition(".")[0] or name].append(tensor)
-    return {f"{what}/{place}": _norm(each) for place, each in found.items()}
+        by_place[name.rpartition(".")[0] or name].append(tensor)
+    return {f"{what}/{place}": _norm(each) for place, each in by_place.items()}
 
 
 def _norm(tensors: list[Tensor]) -> float:

@@ -99,8 +99,8 @@ class Continued:
 
     def _cut(self, text: str) -> int | None:
         """Return the end of a text after its first stop text, or None."""
-        found = [text.index(each) + len(each) for each in self.stop if each in text]
-        return min(found, default=None)
+        ends = [text.index(each) + len(each) for each in self.stop if each in text]
+        return min(ends, default=None)
 
 
 def numbers(codec: Codec) -> bool:

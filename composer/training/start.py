@@ -68,9 +68,9 @@ def start_from(model: ComposedModel, run: str | Path, weights: Literal["best", "
         TrainingError: a weight has another shape there, no name is the same, or there are no such weights.
     """
     saved = read(Path(run), weights)
-    found = compare(model.plan, saved)
-    model.load_state_dict({**model.state_dict(), **{name: saved.weights[name] for name in found.taken}})
-    return found
+    comparison = compare(model.plan, saved)
+    model.load_state_dict({**model.state_dict(), **{name: saved.weights[name] for name in comparison.taken}})
+    return comparison
 
 
 def compare(plan: Plan, saved: SavedModel) -> Taken:
@@ -173,8 +173,8 @@ def _below(parts: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
-    found = hashlib.blake2b(digest_size=4)
+    digest = hashlib.blake2b(digest_size=4)
     for name in sorted(weights):
-        found.update(name.encode())
-        found.update(weights[name].contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

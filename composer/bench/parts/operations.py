@@ -123,9 +123,9 @@ def captured(model: ComposedModel, tokens: Tensor, targets: Tensor) -> list[Call
     with torch.no_grad():
         # kernels are chosen for the device it runs on
         model.loss(tokens[:1], targets[:1])
-        found: dict[str, Call] = {}
-        _run(model, model.graph, [tokens, targets], {}, "", found)
-    return [*found.values()]
+        calls: dict[str, Call] = {}
+        _run(model, model.graph, [tokens, targets], {}, "", calls)
+    return [*calls.values()]
 
 
 def _run(
@@ -134,7 +134,7 @@ def _run(
     given: list[Any],
     indices: dict[str, int],
     path: str,
-    found: dict[str, Call],
+    calls: dict[str, Call],
 ) -> list[Any]:
     values = {Value(name): value for name, value in zip(graph.inputs, given, strict=True)}
     for node, operation, data in operations(graph):
@@ -142,12 +142,12 @@ def _run(
             continue
         inputs = [values[Value(*value)] for value in data.inputs]
         if isinstance(operation, Loop):
-            made = _loop(module, node, operation, inputs, indices, f"{path}{node}.", found)
+            made = _loop(module, node, operation, inputs, indices, f"{path}{node}.", calls)
         else:
             weights = tuple(held_tensor(module, name) for name in data.weights)
             arguments = {key: _index(each, indices) for key, each in operation.arguments().items()}
             call = Call(f"{path}{node}", operation, data.kernel, tuple(inputs), weights, arguments)
-            found[call.place] = call
+            calls[call.place] = call
             out = resolve(call.kernel.function)(*inputs, *prepared(call.kernel, weights), **arguments)
             made = [*out] if isinstance(out, tuple) else [out]
         values |= {Value(node, n): value for n, value in enumerate(made)}
@@ -161,14 +161,14 @@ def _loop(
     given: list[Any],
     indices: dict[str, int],
     path: str,
-    found: dict[str, Call],
+    calls: dict[str, Call],
 ) -> list[Any]:
     sets = find(module, node).sets()
     count = loop.body.carried
     carried, constant = given[:count], given[count:]
     for n in range(loop.trips):
         inside = {**indices, loop.index: n}
-        carried = _run(sets[n % len(sets)], loop.body, [*carried, *constant], inside, path, found)
+        carried = _run(sets[n % len(sets)], loop.body, [*carried, *constant], inside, path, calls)
     return carried
 
 

@@ -172,8 +172,8 @@ def calls_of(size: Size, setting: Setting) -> list[Call]:
     # so many different tokens that all experts have some
     tokens, targets = torch.randint(spec.model.vocab, (2, 1, size.tokens), device=setting.device)
     with cast(setting):
-        found = captured(model, tokens, targets)
-    return [call for call in found if type(call.operation).__module__.startswith("blocks.expert_attention")]
+        calls = captured(model, tokens, targets)
+    return [call for call in calls if type(call.operation).__module__.startswith("blocks.expert_attention")]
 
 
 def _chain(calls: Sequence[Call], setting: Setting) -> Run:

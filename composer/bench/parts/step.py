@@ -201,8 +201,8 @@ class _Race:
         def run() -> None:
             model.zero_grad()
             with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
-                found = loss(model, self.tokens, self.targets)
-            found.backward()
+                result = loss(model, self.tokens, self.targets)
+            result.backward()
             if optimizer is not None:
                 optimizer.step()
                 if isinstance(model, ComposedModel):

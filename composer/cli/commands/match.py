@@ -89,29 +89,29 @@ def match(
     wanted, bounds = _tolerances(tolerance), read_bounds(bound or ())
     target = load(to)
     tunables = measure_names(free) if free else None
-    found = matched(load(base, settings or ()), target, measure_names(on), tunables, wanted, bounds=bounds)
+    result = matched(load(base, settings or ()), target, measure_names(on), tunables, wanted, bounds=bounds)
     if json:
         from json import dumps
 
-        if found.holds and out is not None:
-            write(out, resolved_yaml(found.spec))
-        print(dumps({**plain(found), "bounds": bounds.model_dump()}, indent=2))
-    elif found.holds:
-        hand_over(found.spec, _report(target, found), out)
+        if result.holds and out is not None:
+            write(out, resolved_yaml(result.spec))
+        print(dumps({**plain(result), "bounds": bounds.model_dump()}, indent=2))
+    elif result.holds:
+        hand_over(result.spec, _report(target, result), out)
     else:
-        print("\n".join(_report(target, found)))
-    if not found.holds:
+        print("\n".join(_report(target, result)))
+    if not result.holds:
         raise typer.Exit(1)
 
 
-def _report(target: Spec, found: Match) -> list[str]:
+def _report(target: Spec, result: Match) -> list[str]:
     from composer.cli.terminal.result import columns
     from composer.costs.base.units import amount
     from composer.costs.matching.residuals import changes, percent
     from composer.graph.lowering.build import micro_batch_tokens
 
     tokens = micro_batch_tokens(target)
-    off = [residual.measure for residual in found.residuals if not residual.holds]
+    off = [residual.measure for residual in result.residuals if not residual.holds]
     outcome = "matched"
     if off:
         outcome = f"no shape within the bounds meets all budgets; off: {', '.join(off)}"
@@ -124,19 +124,19 @@ def _report(target: Spec, found: Match) -> list[str]:
             f"{each.tolerance:g} %",
             "ok" if each.holds else "OFF",
         )
-        for each in found.residuals
+        for each in result.residuals
     ]
     return [
-        f"{found.spec.name}: {outcome}",
-        f"changed: {changes(found)}",
-        f"distance: {found.distance:.2f} from the shape of the base",
+        f"{result.spec.name}: {outcome}",
+        f"changed: {changes(result)}",
+        f"distance: {result.distance:.2f} from the shape of the base",
         f"vocabulary, context and training are those of {target.name}; memory is that of {tokens} tokens",
         *columns([("measure", "value", "target", "residual", "tolerance", ""), *rows]),
         *(
             f"the base is itself outside the bounds: {text}; its own value is the bound"
-            for text in found.widened
+            for text in result.widened
         ),
-        *([f"it is at these bounds of shape: {', '.join(found.reached)}"] if off and found.reached else []),
+        *([f"it is at these bounds of shape: {', '.join(result.reached)}"] if off and result.reached else []),
         *(["try a wider --bound, a base of another size, or --free with more, such as steps"] if off else []),
     ]
 

@@ -111,10 +111,10 @@ class Costs:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        found = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if each.compare}
+        costs = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if each.compare}
         if not self.trained_steps:
-            del found["trained_steps"]
-        return found | {name: self.measure(name) for name in MEASURES if name not in found}
+            del costs["trained_steps"]
+        return costs | {name: self.measure(name) for name in MEASURES if name not in costs}
 
 
 def _plain(value: Any) -> Any:
@@ -167,15 +167,15 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
 
 def trained_flops(graph: Graph, length: int) -> float:
     """Return forward and backward FLOPs per token on sequences of `length`, without recomputation."""
-    found = 0.0
+    flops = 0.0
     for body, place in graphs_of_passes(costed(graph, length)):
         at = CostContext(length, place.trips)
         each = (
             operation.flops(at) + (0 if place.frozen else operation.backward_flops(at))
             for _, operation, _ in operations(body)
         )
-        found = found + place.executions * sum_of(each)
-    return found
+        flops = flops + place.executions * sum_of(each)
+    return flops
 
 
 def longest_graph(spec: Spec, graph: Graph) -> Graph:
@@ -206,11 +206,11 @@ def recompute_flops_per_token(spec: Spec, graph: Graph) -> float:
     if not (again := [*recomputed(graph)]):
         return 0
     length, size = trained_length(spec), precision(spec)
-    found = 0.0
+    flops = 0.0
     for share, numbers in step_mix(spec):
         each = compile_graph(with_steps(spec, numbers), recompute=again) if numbers else graph
-        found = found + share * recompute_flops(each, length, size)
-    return found
+        flops = flops + share * recompute_flops(each, length, size)
+    return flops
 
 
 def _step_time(spec: Spec, graph: Graph) -> float | None:
@@ -225,12 +225,12 @@ def _step_time(spec: Spec, graph: Graph) -> float | None:
         on = device(cap.device)
     except UnknownDevice as error:
         raise SpecError([spec.fault(("caps", "step_time", "device"), error.expected, error.got)]) from None
-    found, again = 0.0, [*recomputed(graph)]
+    seconds, again = 0.0, [*recomputed(graph)]
     for share, numbers in step_mix(spec):
         each = with_steps(spec, numbers)
         graph = compile_graph(each, target_on(spec, on.kind), recompute=again)
-        found = found + share * step_time(each, graph, on).seconds
-    return found
+        seconds = seconds + share * step_time(each, graph, on).seconds
+    return seconds
 
 
 def _add(total: Share, part: Share) -> None:

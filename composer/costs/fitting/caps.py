@@ -93,10 +93,12 @@ def _faults(plan: Plan, over: list[Excess]) -> Iterator[Fault]:
     budget = Budget(SUGGESTING)
     tries = suggestions(plan, [excess.cap for excess in over], budget)
     for excess in over:
-        found = ", ".join(map(str, tries.get(excess.cap, ())))
+        suggested = ", ".join(map(str, tries.get(excess.cap, ())))
         expected = f"at most {amount(excess.cap, excess.limit)}"
-        hint = f"try: {found}" if found else "no single size brings it below"
+        hint = f"try: {suggested}" if suggested else "no single size brings it below"
         if budget.spent:
             stopped = f"stopped after {count_text(budget.total)} operations costed"
-            hint = f"{hint}; {stopped}" if found else f"no single size found that brings it below, {stopped}"
+            hint = (
+                f"{hint}; {stopped}" if suggested else f"no single size found that brings it below, {stopped}"
+            )
         yield plan.spec.fault(("caps", excess.cap), expected, str(excess), hint)

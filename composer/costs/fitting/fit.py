@@ -128,10 +128,10 @@ class Fitting:
         while far - near > 1:
             middle = (near + far) // 2
             around = _outward(middle, near + 1, far)
-            found = next((i for i in around if fits(i) is not None), None)
-            if found is None:
+            valid = next((i for i in around if fits(i) is not None), None)
+            if valid is None:
                 break
-            near, far = (near, found) if fits(found) else (found, far)
+            near, far = (near, valid) if fits(valid) else (valid, far)
         return choices[far]
 
 
@@ -182,18 +182,18 @@ def suggestions(plan: Plan, over: Sequence[str], budget: Budget | None = None) -
     the budget is spent, the tunables found so far are returned.
     """
     fitting = Fitting(plan, budget or Budget(SUGGESTING))
-    found: dict[str, list[Move]] = {}
+    by_cap: dict[str, list[Move]] = {}
     try:
         if fitting.costs({}) is None:
             return {}
         for cap in (cap for cap in over if cap in fitting.over({})):
-            moves = found[cap] = []
+            moves = by_cap[cap] = []
             for tunable in fitting.tunables.all:
                 value = fitting.nearest(tunable, list(fitting.limits)) or fitting.nearest(tunable, [cap])
                 moves += [] if value is None else [_move(tunable, value)]
     except OutOfBudget:
         pass
-    return {cap: sorted(moves, key=_distance) for cap, moves in found.items()}
+    return {cap: sorted(moves, key=_distance) for cap, moves in by_cap.items()}
 
 
 def fit(spec: Spec) -> Fitted:
@@ -236,8 +236,8 @@ def _least(fitting: Fitting) -> list[Move] | None:
 
 
 def _best(fitting: Fitting, sets: Iterable[Sequence[Tunable]]) -> list[Move] | None:
-    found = [moves for tunables in sets if (moves := _shrunk(fitting, tunables))]
-    return min(found, key=lambda moves: (len(moves), sum(map(_distance, moves))), default=None)
+    candidates = [moves for tunables in sets if (moves := _shrunk(fitting, tunables))]
+    return min(candidates, key=lambda moves: (len(moves), sum(map(_distance, moves))), default=None)
 
 
 def _shrunk(fitting: Fitting, tunables: Sequence[Tunable]) -> list[Move] | None:

@@ -115,17 +115,17 @@ class Tunables:
 
     def _tied(self) -> dict[str, tuple[int, list[str]]]:
         """Map the path of each integer in `let` to the paths that it sets."""
-        found: dict[str, tuple[int, list[str]]] = {}
+        tied: dict[str, tuple[int, list[str]]] = {}
         let = None if self._source is None else self._source.child("let")
         if self._source is None or let is None or let.size * self._source.size > _MOST_NODES:
-            return found
+            return tied
         for path, value in _numbers(let, ("let",)):
             try:
                 other = _resolved(overridden(self._source, [f"{join(*path)}={value + 1}"]))
             except SpecError:
                 continue
-            found[join(*path)] = value, [join(*changed) for changed, _ in _changed(self._plain, other)]
-        return found
+            tied[join(*path)] = value, [join(*changed) for changed, _ in _changed(self._plain, other)]
+        return tied
 
 
 def find(tunables: Sequence[Tunable], name: str, spec: str) -> Tunable:
@@ -147,8 +147,8 @@ def put(tree: Tree, path: Sequence[str | int], value: Any) -> Tree:
     copy: Any = list(tree) if isinstance(tree, list | tuple) else dict(tree)
     step, *rest = path
     copy[step] = put(copy[step], rest, value) if rest else value
-    found: Tree = copy
-    return found
+    changed: Tree = copy
+    return changed
 
 
 def _leaves(spec: Spec) -> Iterator[Tunable]:
@@ -209,10 +209,10 @@ def _resolved(source: Node) -> Any:
     """Return a merged tree as plain data with `let` and `${..}` resolved, without further checks."""
     assert isinstance(source.value, dict)
     resolver = Resolver(read_let(source.child("let"))[0])
-    found = {name: resolver.resolve(node, name) for name, node in source.value.items() if name != "let"}
+    sections = {name: resolver.resolve(node, name) for name, node in source.value.items() if name != "let"}
     if resolver.faults:
         raise SpecError(resolver.faults)
-    return Node(found, source.place).plain
+    return Node(sections, source.place).plain
 
 
 def _numbers(node: Node, path: Path) -> Iterator[tuple[Path, int]]:

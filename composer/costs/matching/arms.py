@@ -76,8 +76,8 @@ def matched(
     # a dense weight takes FLOPs at every use: the parameters of experts cannot be had at their FLOPs, and
     # memory falls with the parameters
     give_up = [[each for each in given if each in on] for given in _DENSE_GIVES_UP] if optional else None
-    found = match(arm, spec, on, bounds=bounds, give_up=give_up, name=arm.name)
-    return Arm(name, about, optional, found)
+    solution = match(arm, spec, on, bounds=bounds, give_up=give_up, name=arm.name)
+    return Arm(name, about, optional, solution)
 
 
 def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
@@ -105,7 +105,7 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     core = _core(spec)
     with_depth = tree if _uses(tree, _DEPTH) else _deepened(tree, core)
     without = _removed(tree, _DEPTH)
-    found = {
+    arms = {
         "dr-da": ("recurrent, with depth attention", with_depth),
         "dr": ("recurrent, without depth attention", without),
         "untied": ("layers with weights of their own, without depth attention", _untied(without)),
@@ -113,16 +113,16 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     mixed = _attention_residuals(without, core)
     if _is_spec(mixed):
         about = "layers with weights of their own that read all earlier ones, by attention residuals"
-        found["untied-attnres"] = (about, mixed)
+        arms["untied-attnres"] = (about, mixed)
     if len(spec.stages) == 1 and spec.stages[core].trips >= 3:
-        found["prelude-core-coda"] = (
+        arms["prelude-core-coda"] = (
             "own layers around a recurrent core",
             _sandwich(with_depth, core),
         )
     if _uses(tree, _EXPERTS):
-        dense = {name: (f"{about}, dense", _dense(arm)) for name, (about, arm) in found.items()}
-        found |= {f"{name}-dense": arm for name, arm in dense.items()}
-    for name, (about, arm) in found.items():
+        dense = {name: (f"{about}, dense", _dense(arm)) for name, (about, arm) in arms.items()}
+        arms |= {f"{name}-dense": arm for name, arm in dense.items()}
+    for name, (about, arm) in arms.items():
         yield name, about, _possible({**arm, "name": f"{spec.name[:70]}-{name}"})
 
 
@@ -209,7 +209,7 @@ def _staged(tree: Tree, change: Callable[[dict[str, Any]], dict[str, Any] | None
         step = [changed(entry) if _is_stage(entry) else entry for entry in stage["step"]]
         return change({**stage, "step": [entry for entry in step if entry is not None]})
 
-    stages = [found for stage in tree["stages"] if (found := changed(stage)) is not None]
+    stages = [new for stage in tree["stages"] if (new := changed(stage)) is not None]
     return {**tree, "stages": stages}
 
 

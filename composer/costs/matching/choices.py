@@ -100,7 +100,7 @@ class Axis:
 def axes(free: Sequence[Tunable], limits: Limits, *, fine: bool = False) -> list[Axis]:
     """Return the axes of the free tunables; with `fine`, dense hidden sizes move in small steps."""
     known = {tunable.path: tunable for tunable in free}
-    found = []
+    movable = []
     for field in ("hidden", "experts"):
         blocks = [each for each in limits.hidden if _solved_for(known.get(path(each.name, field)))]
         if blocks:
@@ -110,10 +110,10 @@ def axes(free: Sequence[Tunable], limits: Limits, *, fine: bool = False) -> list
                 min(tunable.grain, 2) if fine and each.sparsity is None else tunable.grain
                 for each, tunable in zip(blocks, tunables, strict=True)
             )
-            found.append(
+            movable.append(
                 Axis(field, tuple(blocks), tuple(tunable.value for tunable in tunables), tuple(grains))
             )
-    return found
+    return movable
 
 
 def _solved_for(tunable: Tunable | None) -> bool:
@@ -132,19 +132,19 @@ def dimensions(
         apart: whether the heads of each block change independently of other blocks.
     """
     known = {tunable.path: tunable for tunable in free}
-    found: list[Iterable[Mapping[str, int]]] = []
+    options: list[Iterable[Mapping[str, int]]] = []
     if WIDTH in known:
-        found.append({WIDTH: value} for value in _widths(known[WIDTH], limits))
+        options.append({WIDTH: value} for value in _widths(known[WIDTH], limits))
     if heads := [each for each in limits.attention if _names(each, "heads", "head_dim") & known.keys()]:
-        found += [_heads(each, known, limits) for each in ([[one] for one in heads] if apart else [heads])]
+        options += [_heads(each, known, limits) for each in ([[one] for one in heads] if apart else [heads])]
     if mixtures := [each for each in limits.hidden if path(each.name, "active") in known]:
-        found.append(_active(mixtures, limits.base))
+        options.append(_active(mixtures, limits.base))
     blocks = [each.name for each in limits.attention] + [each.name for each in limits.hidden]
     shaping = {path(name, field) for name in blocks for field in SHAPING}
     for tunable in free:
         if tunable.path != WIDTH and (tunable.path not in shaping or tunable.grid is not None):
-            found.append([effects(tunable, value) for value in _others(tunable)])
-    return [_sorted(each, limits) for each in found]
+            options.append([effects(tunable, value) for value in _others(tunable)])
+    return [_sorted(each, limits) for each in options]
 
 
 def _names(block: Attention, *fields: str) -> set[str]:
@@ -226,8 +226,8 @@ def _others(tunable: Tunable) -> list[int]:
 
 def _thinned(values: Sequence[int]) -> list[int]:
     """Return spaced values of a sorted list, including the first and the last."""
-    found, at = [], 0
+    kept, at = [], 0
     while at < len(values):
-        found.append(values[at])
-        at = max(at + 1, min(bisect_left(values, found[-1] * (1 + _STEP), at), len(values) - 1))
-    return found
+        kept.append(values[at])
+        at = max(at + 1, min(bisect_left(values, kept[-1] * (1 + _STEP), at), len(values) - 1))
+    return kept

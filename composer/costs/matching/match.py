@@ -148,15 +148,15 @@ def match_to(
     measures = measures or Coster(aims)
     matching = _Matching(base, like, list(aims), measures, bounds or ShapeBounds(), name)
     goals = _fallbacks(aims) if give_up is None else [[_without(aims, given)] for given in give_up]
-    found = matching.solved(free, [[_without(aims, ())], *goals])
-    tree = matching.tree(found.values)
+    solution = matching.solved(free, [[_without(aims, ())], *goals])
+    tree = matching.tree(solution.values)
     costs = measures(tree)
     residuals = (Residual(measure, costs[measure], *aim) for measure, aim in aims.items())
     limits = matching.limits
-    assert limits.hold(found.values)
-    moves = tuple(matching.moves(found.values))
-    far = distance(limits.base, found.values)
-    reached = tuple(limits.reached(found.values))
+    assert limits.hold(solution.values)
+    moves = tuple(matching.moves(solution.values))
+    far = distance(limits.base, solution.values)
+    reached = tuple(limits.reached(solution.values))
     return Match(made(tree), moves, tuple(residuals), far, tuple(limits.widened), reached)
 
 
@@ -309,13 +309,13 @@ class _Matching:
     def solved(self, names: Sequence[str] | None, goals: Sequence[Sequence[Goal]]) -> Found:
         """Return the nearest sizes that meet the first goal, or else the best for a later goal."""
         searches = self._searches(self.free(names))
-        found = Found(NOWHERE, {})
+        best = Found(NOWHERE, {})
         for alike in goals:
             for search in searches[: None if len(alike) == 1 else 1]:
-                found = min((search.nearest(goal) for goal in alike), key=_score, default=found)
-                if found.score.excess == 0:
-                    return found
-        return found
+                best = min((search.nearest(goal) for goal in alike), key=_score, default=best)
+                if best.score.excess == 0:
+                    return best
+        return best
 
     def _searches(self, free: Sequence[Tunable]) -> list[Search]:
         """Return the searches to try in order; later ones use finer hidden sizes and vary heads per block."""

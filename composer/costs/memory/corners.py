@@ -28,9 +28,9 @@ def corners(inner: Body, step: Step) -> list[int]:
     step most gradients are there: of weights that are not tied, and of slots that each trip makes anew.
     """
     last = inner.trips - 1
-    found = [last]
+    steps = [last]
     if inner.tied or len(step.wants) > 1:
-        found.append(last - smallest(1, last))
+        steps.append(last - smallest(1, last))
     if not inner.tied or inner.makes_slots:
-        found.append(0)
-    return found
+        steps.append(0)
+    return steps

@@ -215,8 +215,8 @@ def _body(graph: Graph, loop: Loop | None, place: Place, kept: Kept, batch: Batc
 def _own(graph: Graph, used_after: frozenset[str]) -> float:
     """Return the number of a graph's own trained weights, without those counted by later segments."""
     own = {name: weight for name, weight in graph.weights.items() if name not in used_after}
-    found: float = total(weight.size for weight in own.values() if weight.trained)
-    return found
+    trained: float = total(weight.size for weight in own.values() if weight.trained)
+    return trained
 
 
 def _dies(graph: Graph, nodes: list[str], kept: Kept) -> dict[str, list[Value]]:

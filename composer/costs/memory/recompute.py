@@ -40,11 +40,11 @@ class Marked(NamedTuple):
 
 def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
     """Return the FLOPs per token of recomputed operations for sequences of `length`."""
-    found: float = total(
+    flops: float = total(
         _flops(each, Place(), kept(each, Place(), length, size), length, full_mask)
         for each in passes(costed(graph, length))
     )
-    return found
+    return flops
 
 
 def choose(
@@ -80,12 +80,12 @@ def choose(
         prices.budget.spend(prices.work)
         return measured(mark_recompute(graph, chosen))
 
-    found = _fewest(prices, every, trial, limit, least)
+    chosen = _fewest(prices, every, trial, limit, least)
     if budget.spent:
         prices.budget = Budget(max(_PRUNING, 8 * prices.work))
-        found = _pruned(found, prices, trial, limit)
-        return Marked(mark_recompute(graph, found), budget.total + prices.budget.total)
-    return Marked(mark_recompute(graph, _fewer_flops(found, every, prices, trial, limit, budget)))
+        chosen = _pruned(chosen, prices, trial, limit)
+        return Marked(mark_recompute(graph, chosen), budget.total + prices.budget.total)
+    return Marked(mark_recompute(graph, _fewer_flops(chosen, every, prices, trial, limit, budget)))
 
 
 def _fewest(
@@ -99,10 +99,10 @@ def _fewest(
             # a move that raised the peak may lower it later, when the peak is elsewhere
             before, moves = chosen, _Moves(prices)
             while (move := moves.cheapest(chosen)) is not None:
-                found = trial(chosen | move)
-                if found <= least:
-                    chosen, least = chosen | move, found
-                if found <= limit:
+                peak = trial(chosen | move)
+                if peak <= least:
+                    chosen, least = chosen | move, peak
+                if peak <= limit:
                     return _needed(chosen, prices, trial, limit)
         return _needed(every, prices, trial, limit) if lowest < least else chosen
     except OutOfBudget:
@@ -110,7 +110,7 @@ def _fewest(
 
 
 def _fewer_flops(
-    found: Places,
+    first: Places,
     every: Places,
     prices: _Prices,
     trial: Callable[[Places], float],
@@ -118,14 +118,14 @@ def _fewer_flops(
     budget: Budget,
 ) -> Places:
     """Return sufficient marks with fewer FLOPs, or the given ones if the budget ends first."""
-    if budget.left < 2 * prices.work or prices.flops(found) == 0 or trial(found) > limit:
-        return found
+    if budget.left < 2 * prices.work or prices.flops(first) == 0 or trial(first) > limit:
+        return first
     products = {place: flops for place, flops in prices.products().items() if place in every}
     reserved = 3 * len(every) * prices.work  # to take back what is not needed in the end
     stop = reserved + max(0, budget.left - _IMPROVING)
-    best, flops = found, prices.flops(found)
+    best, flops = first, prices.flops(first)
 
-    for free in dict.fromkeys((every.difference(products), found.difference(products))):
+    for free in dict.fromkeys((every.difference(products), first.difference(products))):
 
         def suffices(chosen: Places, free: Places = free) -> bool:
             if budget.left < stop:
@@ -135,12 +135,12 @@ def _fewer_flops(
         with suppress(OutOfBudget):
             for chosen in lighter(products, suffices, flops):
                 best, flops = chosen | free, sum(products[place] for place in chosen)
-    if best != found:
+    if best != first:
         with suppress(OutOfBudget):
             best = _needed(best, prices, trial, limit)
-            if prices.flops(best) < prices.flops(found) and not budget.spent:
+            if prices.flops(best) < prices.flops(first) and not budget.spent:
                 return best
-    return found
+    return first
 
 
 class _Prices:
@@ -195,29 +195,29 @@ class _Prices:
 
     def products(self) -> dict[str, float]:
         """Return the FLOPs per token that recomputing each operation with matrix products would add."""
-        found: dict[str, float] = {}
+        flops_of: dict[str, float] = {}
         for body, place in graphs_of_passes(costed(self.graph, self.length)):
             at = CostContext(self.length, place.trips)
             for node, operation, _ in operations(body):
                 name = f"{place.path}{node}"
                 flops = operation.flops(at) * place.executions if name in self.nodes else 0
                 if flops > 0:
-                    found[name] = found.get(name, 0.0) + flops
-        return found
+                    flops_of[name] = flops_of.get(name, 0.0) + flops
+        return flops_of
 
     def with_makers(self, place: str, chosen: Places) -> Places:
         """Return an operation with all others needed to recompute it from saved and chosen values."""
         path, node = self.nodes[place]
         body, kept_here = self.bodies[path][0], self._of(chosen)[2][path].values
-        found, asked = {place}, [node]
+        places, asked = {place}, [node]
         while asked:
             for value in body.node(asked.pop()).inputs:
                 maker = f"{path}{value.node}"
-                made = storage(body, value) in kept_here or maker in chosen | found
+                made = storage(body, value) in kept_here or maker in chosen | places
                 if maker in self.nodes and not made:
-                    found.add(maker)
+                    places.add(maker)
                     asked.append(value.node)
-        return frozenset(found)
+        return frozenset(places)
 
     def _of(self, chosen: Places) -> tuple[float, float, dict[str, Kept]]:
         if chosen not in self._known:
@@ -229,10 +229,10 @@ class _Prices:
             for each in passes(marked):
                 here = kept(each, Place(), self.length, self.size)
                 flops = flops + _flops(each, Place(), here, self.length, False)
-                for path, found in _by_path(each, here, ""):
-                    known = by_path.get(path, found)
-                    both = known.values | found.values, known.reruns | found.reruns
-                    by_path[path] = found._replace(values=both[0], reruns=both[1])
+                for path, kept_here in _by_path(each, here, ""):
+                    known = by_path.get(path, kept_here)
+                    both = known.values | kept_here.values, known.reruns | kept_here.reruns
+                    by_path[path] = kept_here._replace(values=both[0], reruns=both[1])
             self._known[chosen] = freed, flops, by_path
         return self._known[chosen]
 
@@ -319,8 +319,8 @@ def _by_path(graph: Graph, here: Kept, path: str) -> Iterator[tuple[str, Kept]]:
 
 def _flops(graph: Graph, place: Place, here: Kept, length: int, full_mask: bool) -> float:
     at = CostContext(length, place.trips, full_mask=full_mask)
-    found: float = total(graph.node(node).op.flops(at) for node in here.reruns) * place.executions
+    flops: float = total(graph.node(node).op.flops(at) for node in here.reruns) * place.executions
     for node, inner in here.loops.items():
         loop = graph.loop(node)
-        found = found + _flops(loop.body, place.inside(node, loop), inner, length, full_mask)
-    return found
+        flops = flops + _flops(loop.body, place.inside(node, loop), inner, length, full_mask)
+    return flops

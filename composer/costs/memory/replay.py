@@ -89,13 +89,13 @@ class _Replay:
 
     def _kept(self, body: Body, trips: Trips) -> float:
         """Return the bytes saved by one execution of a body, averaged over trips."""
-        found = body.constant
+        kept = body.constant
         for step in body.steps:
             if step.varies and step.inside:
-                found = found + step.at(self.batch, trips).inside
+                kept = kept + step.at(self.batch, trips).inside
         for inner in body.inner.values():
-            found = found + self._trips(inner, inner.trips, trips)
-        return found
+            kept = kept + self._trips(inner, inner.trips, trips)
+        return kept
 
     def _trips(self, body: Body, count: int, trips: Trips) -> float:
         """Return the bytes saved by the first `count` trips of a loop, without the input of the first."""

@@ -54,14 +54,14 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
     sizes = element_bytes(graph, at)
     needed: set[Value] = set()  # for the backward pass
     held: set[Value] = set()  # of these, what is kept whether its maker is marked or not
-    found = Kept(frozenset(), {}, {}, {})
+    result = Kept(frozenset(), {}, {}, {})
     # in reverse order, all readers of a value come before its producer
     for node, operation, data in reversed(list(operations(graph))):
         sources = [storage(graph, value) for value in data.inputs]
         if isinstance(operation, Loop):
             around = place.inside(node, operation)
             inner = _nothing(operation.body) if around.frozen else kept(operation.body, around, length, size)
-            found.loops[node] = inner
+            result.loops[node] = inner
             names = operation.body.inputs
             held.update(
                 source
@@ -83,15 +83,15 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
         saved, read = _copied(graph, node, at, sizes)
         needed.update(read)
         if not data.recompute:
-            found.inside[node] = saved
+            result.inside[node] = saved
             held.update(Value(node, output) for output in saved.outputs)
             continue
         made = {Value(node, output) for output in range(len(data.types))}
         if made & (needed - held) or saved.outputs or saved.extra:
-            found.reruns[node] = saved
+            result.reruns[node] = saved
             needed.update(sources)
     kept_as_made = {value for value in needed if not graph.node(value.node).recompute}
-    return found._replace(values=frozenset(held | kept_as_made))
+    return result._replace(values=frozenset(held | kept_as_made))
 
 
 def _nothing(graph: Graph) -> Kept:
@@ -108,18 +108,18 @@ def counted_inside(loop: Loop, inner: Kept) -> dict[int, int | None]:
     """
     body = loop.body
     made = [storage(body, value) for value in body.outputs]
-    found: dict[int, int | None] = {}
+    counted: dict[int, int | None] = {}
     for number, value in enumerate(made):
         collected, given = number >= body.carried, value.node in body.inputs
         as_given = collected and value.node in body.inputs[body.carried :]
         held = value in inner.values and (collected or not given)
         if as_given or held:
-            found[number] = None
+            counted[number] = None
         elif number >= body.carried and value in made[: body.carried]:
             state = made.index(value)
             if Value(body.inputs[state]) in inner.values:
-                found[number] = state
-    return found
+                counted[number] = state
+    return counted
 
 
 def _copied(graph: Graph, node: str, at: CostContext, sizes: Sizes) -> tuple[SavedTensors, list[Value]]:
@@ -195,19 +195,21 @@ def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
 
 def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
     """Return the bytes per token saved for the backward pass for sequences of `length`."""
-    found: float = 0
+    saved_bytes: float = 0
     given: frozenset[Value] = frozenset()
     for each in passes(costed(graph, length)):
         here = kept(each, Place(), length, size)
         # both passes keep the same tokens and targets
-        found = found + _saved(each, Place(), here._replace(values=here.values - given), length, size)
+        saved_bytes = saved_bytes + _saved(
+            each, Place(), here._replace(values=here.values - given), length, size
+        )
         given = here.values & {Value(name) for name in each.inputs}
-    return found
+    return saved_bytes
 
 
 def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision) -> float:
     sizes = element_bytes(graph, place_at(place.trips, length, size))
-    found = total(saved.extra for saved in here.inside.values()) * place.executions
+    saved_bytes = total(saved.extra for saved in here.inside.values()) * place.executions
     first = place.executions // place.trips[place.loops[-1][1]] if place.loops else 0
     inputs, carried = graph.inputs, graph.carried
     # a state that a step keeps when it makes it is not counted again when the next step is given it
@@ -215,10 +217,10 @@ def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision)
     # in the order of the graph, so that the sum of floats is deterministic
     for value in sorted(here.values):
         if value.node not in inputs:
-            found = found + _with_rows(graph, value, sizes, length) * place.executions
+            saved_bytes = saved_bytes + _with_rows(graph, value, sizes, length) * place.executions
         elif (inputs.index(value.node) < carried and value.node not in again) or not place.loops:
-            found = found + _with_rows(graph, value, sizes, length) * (place.executions - first)
+            saved_bytes = saved_bytes + _with_rows(graph, value, sizes, length) * (place.executions - first)
     for node, inner in here.loops.items():
         operation = graph.loop(node)
-        found = found + _saved(operation.body, place.inside(node, operation), inner, length, size)
-    return found
+        saved_bytes = saved_bytes + _saved(operation.body, place.inside(node, operation), inner, length, size)
+    return saved_bytes

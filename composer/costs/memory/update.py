@@ -31,10 +31,10 @@ class Update(NamedTuple):
 def update_of(graph: Graph, train: Train | None, element: int) -> Update:
     """Return the bytes of updating a graph's weights, at `element` bytes per element."""
     option = optimizer_of(train)
-    found = [*trained_weights(graph)]
-    moments = (option.moments(weight, inside) * weight.size * copies for weight, inside, copies in found)
-    average = total(weight.size * copies for weight, _, copies in found) if train and train.ema else 0
-    workspace = (option.workspace(weight, inside, element) for weight, inside, _ in found)
+    weights = [*trained_weights(graph)]
+    moments = (option.moments(weight, inside) * weight.size * copies for weight, inside, copies in weights)
+    average = total(weight.size * copies for weight, _, copies in weights) if train and train.ema else 0
+    workspace = (option.workspace(weight, inside, element) for weight, inside, _ in weights)
     return Update(element * total(moments), element * average, largest(0, *workspace))
 
 

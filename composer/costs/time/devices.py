@@ -88,9 +88,9 @@ def calibrations() -> Path:
     return Path(base) / "attention-composer" / "devices.json"
 
 
-def calibrated_text(name: str, found: Device) -> str:
+def calibrated_text(name: str, device: Device) -> str:
     """Return the content of that file with one more device."""
-    known = _calibrated(calibrations()) | {name: found}
+    known = _calibrated(calibrations()) | {name: device}
     return json.dumps({key: asdict(value) for key, value in known.items()}, indent=2) + "\n"
 
 
@@ -102,9 +102,9 @@ def _calibrated(path: Path) -> dict[str, Device]:
     except OSError as error:
         raise DeviceError(f"the calibrated devices cannot be read: {os_message(error, path)}") from None
     try:
-        found = {name: Device(**fields) for name, fields in json.loads(data).items()}
-        if all(min(each.fp32, each.bf16, each.bandwidth) > 0 <= each.overhead for each in found.values()):
-            return found
+        devices = {name: Device(**fields) for name, fields in json.loads(data).items()}
+        if all(min(each.fp32, each.bf16, each.bandwidth) > 0 <= each.overhead for each in devices.values()):
+            return devices
     except (ValueError, TypeError, AttributeError):
         pass
     raise DeviceError(f"{path}: expected devices as `composer calibrate` writes them; remove the file")

@@ -127,12 +127,12 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
 
 def _update(spec: Spec, graph: Graph, element: int, device: Device) -> float:
     """Return the seconds of clipping and of the optimizer: bytes of all weights, and products in bf16."""
-    option, found = optimizer_of(spec.train), [*trained_weights(graph)]
-    products = ((option.products(weight, inside), copies) for weight, inside, copies in found)
+    option, weights = optimizer_of(spec.train), [*trained_weights(graph)]
+    products = ((option.products(weight, inside), copies) for weight, inside, copies in weights)
     multiplied = total(
         copies * largest(each.flops / device.bf16, each.number * device.overhead) for each, copies in products
     )
-    elements = sum(copies * weight.size for weight, _, copies in found)
+    elements = sum(copies * weight.size for weight, _, copies in weights)
     return OPTIMIZER_PASSES * element * elements / device.bandwidth + multiplied
 
 

@@ -27,8 +27,8 @@ _PLACE = Place("<tree>")
 
 def measures(costs: Costs, names: Iterable[str] = MEASURES) -> dict[str, Number]:
     """Return costs by the names used in caps and objectives, without those that do not apply."""
-    found = {name: costs.measure(name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: costs.measure(name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class Coster:
@@ -52,18 +52,18 @@ class Coster:
         structure, numbers = split(tree)
         for run in self._known.get(structure) or ():
             try:
-                found = run(numbers)
+                values = run(numbers)
             except ArithmeticError:
                 continue
-            if found is not None:
-                return found
+            if values is not None:
+                return values
         spec = resolve_spec(planted(tree, _PLACE))
         costs = self._counted(spec)
-        found = measures(costs, self._names)
+        values = measures(costs, self._names)
         # a choice of what to recompute holds for its own numbers, and takes longer to trace than to make
         if self._counted is not count or not _chooses(spec, costs):
-            self._learn(spec, tree, structure, numbers, found)
-        return found
+            self._learn(spec, tree, structure, numbers, values)
+        return values
 
     def _measured(self, spec: Spec) -> dict[str, Number]:
         return measures(self._counted(spec), self._names)
@@ -74,7 +74,7 @@ class Coster:
         tree: Mapping[str, Any],
         structure: Structure,
         numbers: list[Number],
-        found: dict[str, Number],
+        values: dict[str, Number],
     ) -> None:
         """Trace a function for the tree's structure, unless this is the first tree with it."""
         if structure not in self._known:
@@ -84,7 +84,7 @@ class Coster:
         if known is None:
             return
         run = _function(self._measured, spec, tree, numbers)
-        if run is None or run(numbers) != found or len(known) == _MOST:
+        if run is None or run(numbers) != values or len(known) == _MOST:
             self._known[structure] = None
         else:
             known.insert(0, run)

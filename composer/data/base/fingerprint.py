@@ -60,11 +60,11 @@ class Fingerprint:
         return {"digest": self.digest, "files": [asdict(mark) for mark in self.files]}
 
     @staticmethod
-    def from_dict(found: Mapping[str, Any]) -> Fingerprint:
+    def from_dict(stored: Mapping[str, Any]) -> Fingerprint:
         """Read what `to_dict` returned.
 
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        marks = (FileMark(str(m["file"]), int(m["size"]), str(m["sha256"])) for m in found["files"])
+        marks = (FileMark(str(m["file"]), int(m["size"]), str(m["sha256"])) for m in stored["files"])
         return Fingerprint(tuple(marks))

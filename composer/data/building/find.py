@@ -43,9 +43,9 @@ def find_units(source: str, options: Options, glob: str | None = None, split: st
         DataError: nothing is there, or a file cannot be read.
     """
     for path in _files(source, glob):
-        found = _format(path, options)
-        for start, end, size in found.units(path, options):
-            yield Unit(found.name, str(path), start, end, size, split)
+        source_format = _format(path, options)
+        for start, end, size in source_format.units(path, options):
+            yield Unit(source_format.name, str(path), start, end, size, split)
 
 
 def _files(source: str, glob: str | None) -> list[Path]:

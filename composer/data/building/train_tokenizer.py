@@ -62,8 +62,8 @@ def train_tokenizer(
 def _texts(sources: Sequence[str], options: Options, glob: str | None) -> Iterator[str]:
     for source in sources:
         for unit in find_units(source, options, glob if Path(source).is_dir() else None):
-            found = formats()[unit.format]
-            if found.tokens:
-                raise DataError(f"{unit.path}: expected text, got tokens ({found.name})")
-            for document in found.documents(unit, options):
+            unit_format = formats()[unit.format]
+            if unit_format.tokens:
+                raise DataError(f"{unit.path}: expected text, got tokens ({unit_format.name})")
+            for document in unit_format.documents(unit, options):
                 yield from (text for text in (document.prompt, document.text) if text)

@@ -102,8 +102,8 @@ def grids() -> Ints:
 
 def _solutions(puzzles: Ints) -> NDArray[np.bool_]:
     """Tell which grids solve which puzzles [n, 16] -> [n, 288]."""
-    found: NDArray[np.bool_] = ((puzzles[:, None] == grids()) | (puzzles[:, None] == 0)).all(axis=2)
-    return found
+    matches: NDArray[np.bool_] = ((puzzles[:, None] == grids()) | (puzzles[:, None] == 0)).all(axis=2)
+    return matches
 
 
 def _puzzles(rng: np.random.Generator, counts: Ints) -> Ints:

@@ -67,9 +67,9 @@ class Tokens(DataConfig):
     @property
     def group_names(self) -> Mapping[int, str] | None:
         """A sequence's group is the held-out set that it is from, where there are several."""
-        found = ["-".join(filter(None, [_short(source), name])) for source, name in self._evals()]
+        full = ["-".join(filter(None, [_short(source), name])) for source, name in self._evals()]
         short = [_short(source) for source, _ in self._evals()]
-        named = short if len(self.eval_sets) == 1 else found
+        named = short if len(self.eval_sets) == 1 else full
         return dict(enumerate(named)) if len(named) > 1 else None
 
     @property
@@ -170,16 +170,16 @@ class Tokens(DataConfig):
         shards = open_split(manifest, split)
         if self.documents == "apart":
             padding = manifest.end_of_document or 0
-            found: Windows = Apart(shards, self.length, padding)
+            windows: Windows = Apart(shards, self.length, padding)
         else:
-            found = (Packed if split == TRAIN else PackedOnce)(shards, self.length)
-        if not found.count:
+            windows = (Packed if split == TRAIN else PackedOnce)(shards, self.length)
+        if not windows.count:
             raise DataError(
                 f"{manifest.folder}: {split} has {manifest.split(split).tokens} tokens in "
                 f"{manifest.split(split).documents} documents, but one sequence takes length + 1 = "
                 f"{self.length + 1}; give more data or a smaller length"
             )
-        return found
+        return windows
 
 
 class TrainSequences:
@@ -198,16 +198,16 @@ class TrainSequences:
         from composer.data.tokens.shuffle import epoch_keys, shuffled
 
         source, before = self.mixture.draw(np.arange(step * size, (step + 1) * size))
-        found: list[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]] = []
+        by_source: list[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]] = []
         for i, windows in enumerate(self.sources):
             epochs = before // windows.count
             for epoch in np.unique(epochs[source == i]):
                 mine = np.flatnonzero((source == i) & (epochs == epoch))
                 key, offset = epoch_keys(self.seed, i, int(epoch), 2)
                 numbers = shuffled(before[mine] % windows.count, windows.count, key)
-                found.append((mine, windows.rows(numbers, offset)))
-        tokens, targets = np.empty((2, size, found[0][1][0].shape[1]), np.int64)
-        for mine, rows in found:
+                by_source.append((mine, windows.rows(numbers, offset)))
+        tokens, targets = np.empty((2, size, by_source[0][1][0].shape[1]), np.int64)
+        for mine, rows in by_source:
             tokens[mine], targets[mine] = rows
         return Batch(tokens, targets, np.full(size, -1))
 
@@ -231,10 +231,10 @@ class EvalSequences:
         numbers = np.arange(step * size, (step + 1) * size) * self.stride % self.distinct
         first = np.cumsum([0, *(windows.count for windows in self.sets)])
         group = np.searchsorted(first, numbers, side="right") - 1
-        found = [(i, np.flatnonzero(group == i)) for i in np.unique(group)]
-        rows = [self.sets[i].rows(numbers[mine] - first[i], 0) for i, mine in found]
+        by_set = [(i, np.flatnonzero(group == i)) for i in np.unique(group)]
+        rows = [self.sets[i].rows(numbers[mine] - first[i], 0) for i, mine in by_set]
         tokens, targets = np.empty((2, size, rows[0][0].shape[1]), np.int64)
-        for (_, mine), each in zip(found, rows, strict=True):
+        for (_, mine), each in zip(by_set, rows, strict=True):
             tokens[mine], targets[mine] = each
         return Batch(tokens, targets, group if len(self.sets) > 1 else np.full(size, -1))
 

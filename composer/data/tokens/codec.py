@@ -61,5 +61,5 @@ class FileTokenizer:
 
     def tokenizer(self) -> dict[str, Any]:
         """Return the content of the file."""
-        found: dict[str, Any] = json.loads(self._text)
-        return found
+        tokenizer: dict[str, Any] = json.loads(self._text)
+        return tokenizer

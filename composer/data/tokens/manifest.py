@@ -194,10 +194,10 @@ def _missing(folder: str, error: OSError) -> str:
 def _read(folder: str, modified_ns: int, size: int) -> Manifest:
     path = Path(folder, MANIFEST)
     try:
-        found = json.loads(path.read_bytes())
-        if found["format"] != FORMAT:
+        stored = json.loads(path.read_bytes())
+        if stored["format"] != FORMAT:
             raise DataError(
-                f"{path}: expected format {FORMAT}, got {found['format']!r}; build the data again"
+                f"{path}: expected format {FORMAT}, got {stored['format']!r}; build the data again"
             )
         splits = {
             str(name): SplitData(
@@ -208,19 +208,19 @@ def _read(folder: str, modified_ns: int, size: int) -> Manifest:
                 int(split["scored_tokens"]),
                 None if split["scored_bytes"] is None else int(split["scored_bytes"]),
             )
-            for name, split in found["splits"].items()
+            for name, split in stored["splits"].items()
         }
-        end = found["end_of_document"]
+        end = stored["end_of_document"]
         manifest = Manifest(
             folder,
-            str(found["dtype"]),
-            int(found["vocab"]),
+            str(stored["dtype"]),
+            int(stored["vocab"]),
             None if end is None else int(end),
-            str(found["tokenizer"]),
-            str(found["tokenizer_sha256"]),
-            bool(found["examples"]),
+            str(stored["tokenizer"]),
+            str(stored["tokenizer_sha256"]),
+            bool(stored["examples"]),
             splits,
-            dict(found["report"]),
+            dict(stored["report"]),
         )
         if manifest.dtype not in _ITEM_BYTES:
             raise DataError(f"{path}: expected dtype {listed(_ITEM_BYTES)}, got {manifest.dtype!r}")

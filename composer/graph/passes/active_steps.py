@@ -245,8 +245,8 @@ def _with_indices(operation: Any, loop: Loop, first: int, after: int) -> Operati
         for name, value in held.items()
         if isinstance(value, LoopIndex)
     }
-    found: Operation = replace(operation, **indices) if indices else operation
-    return found
+    at_steps: Operation = replace(operation, **indices) if indices else operation
+    return at_steps
 
 
 def _trimmed(body: Graph) -> tuple[Graph, list[int], list[int]]:

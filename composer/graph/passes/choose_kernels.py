@@ -44,15 +44,15 @@ def choose_kernels(graph: Graph, target: Target, kernels: Kernels = "auto") -> G
 
 def unfused(graph: Graph, target: Target) -> list[Unfused]:
     """Return the reasons why operations of a graph cannot use their fused kernels, once for each block."""
-    found: dict[Unfused, None] = {}
+    reasons: dict[Unfused, None] = {}
     for body, _ in graphs(graph):
         for _, operation, node in operations(body):
             own = [kernel for kernel in operation.kernels if kernel.check]
             if own and not node.kernel.check:
                 block = next((name for name in node.blocks if name), "")
                 reason = unfit(own[0], operation, target)
-                found[Unfused(operation.describe(), block, own[0].name, reason)] = None
-    return [*found]
+                reasons[Unfused(operation.describe(), block, own[0].name, reason)] = None
+    return [*reasons]
 
 
 def unfit(kernel: Kernel, operation: Operation, target: Target) -> str:

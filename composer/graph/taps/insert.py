@@ -133,8 +133,8 @@ class _Tapped:
     def _computed(self, value: Value, node: Node) -> Value:
         """Return a value computed beside a fused node by the references of its parts."""
         if value in self.found:
-            found = self.found[value]
-            return self.moved.get(found, found)
+            computed = self.found[value]
+            return self.moved.get(computed, computed)
         if value.node not in node.parts:
             if value.node not in self.made:
                 raise ValueError(

@@ -40,8 +40,8 @@ def run(subject: Subject, tell: Tell) -> Found:
     values: dict[str, Any] = {}
     views: list[View] = []
     for done, place in enumerate(places):
-        found = depth_map(subject, place)
-        values[f"{place.path}{place.name}"], shown = _told(subject, place, found)
+        weights_map = depth_map(subject, place)
+        values[f"{place.path}{place.name}"], shown = _told(subject, place, weights_map)
         views += shown
         tell(done + 1, len(places))
     return Found(values, views)
@@ -92,12 +92,12 @@ def _weights(
     return made.movedim(0, -1)
 
 
-def _told(subject: Subject, place: Place, found: Map) -> tuple[dict[str, Any], list[View]]:
-    slots = found.weights.shape[-1]
+def _told(subject: Subject, place: Place, weights_map: Map) -> tuple[dict[str, Any], list[View]]:
+    slots = weights_map.weights.shape[-1]
     names = _slot_names(place, slots)
     scored = subject.targets.masks()
     # of each group: [readers, heads, slots]
-    means = {group: found.weights[:, mask].mean(1) for group, mask in scored.items()}
+    means = {group: weights_map.weights[:, mask].mean(1) for group, mask in scored.items()}
     maps = {"all heads" if group == ALL else f"all heads, {group}": m.mean(1) for group, m in means.items()}
     maps |= {f"head {number + 1}": each for number, each in enumerate(means[ALL].unbind(1))}
     heats: dict[str, View] = {
@@ -105,7 +105,7 @@ def _told(subject: Subject, place: Place, found: Map) -> tuple[dict[str, Any], l
             f"{place.path}{place.name.rpartition('.')[0]}: {name}",
             "read at step",
             "written at",
-            found.readers,
+            weights_map.readers,
             names,
             [[value if value > 0 else None for value in row] for row in each.tolist()],
             share=True,
@@ -113,13 +113,13 @@ def _told(subject: Subject, place: Place, found: Map) -> tuple[dict[str, Any], l
         )
         for name, each in maps.items()
     }
-    entropy = _entropy(found.weights[:, scored[ALL]]).mean(1)  # [readers, heads]
+    entropy = _entropy(weights_map.weights[:, scored[ALL]]).mean(1)  # [readers, heads]
     rows = [
         [reader, *(f"{value:.2f}" for value in each)]
-        for reader, each in zip(found.readers, entropy.exp().tolist(), strict=True)
+        for reader, each in zip(weights_map.readers, entropy.exp().tolist(), strict=True)
     ]
     values = {
-        "readers": found.readers,
+        "readers": weights_map.readers,
         "slots": names,
         "weights": {group: each.movedim(1, 0).tolist() for group, each in means.items()},
         "slots read": entropy.exp().tolist(),

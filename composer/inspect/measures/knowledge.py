@@ -75,8 +75,8 @@ def _steps(subject: Subject) -> list[Ablation]:
 
     def without(step: int) -> Tensor:
         with subject.recorded(
-            inside, replace={(stage, step): lambda value, at: found[inside, step]}
-        ) as found:
+            inside, replace={(stage, step): lambda value, at: replaced[inside, step]}
+        ) as replaced:
             return subject.model(subject.tokens)  # type: ignore[no-any-return]
 
     return [Ablation("steps", [str(step + 1) for step in range(subject.steps)], without)]
@@ -114,7 +114,7 @@ def _mean(value: Tensor) -> Tensor:
 
 def _experts(subject: Subject) -> list[Ablation]:
     try:
-        found = {each.place.name: each for each in routings(subject) if each.tied}
+        routing_of = {each.place.name: each for each in routings(subject) if each.tied}
     except LeftOut as reason:
         raise LeftOut(f"No experts: {reason}") from None
     places = [place for place in subject.places(Experts) if place.tied]
@@ -123,7 +123,7 @@ def _experts(subject: Subject) -> list[Ablation]:
     made = []
     for place in places:
         node = place.graph.node(place.name)
-        routing = found[node.inputs[1].node]
+        routing = routing_of[node.inputs[1].node]
         load = loads(routing.chosen, routing.experts).mean(0)
         busiest = sorted(load.argsort(descending=True)[: MOST // len(places)].tolist())
         down = held_tensor(subject.model, place.weight(node.weights[1], ()))

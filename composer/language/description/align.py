@@ -57,10 +57,10 @@ def block_pairs(a: Spec, b: Spec) -> dict[str, str]:
 
 def _places(spec: Spec) -> dict[str, set[int]]:
     """Return the places of use of each block, counted in the order of stages."""
-    found: dict[str, set[int]] = {name: set() for name in spec.blocks}
+    places: dict[str, set[int]] = {name: set() for name in spec.blocks}
     for n, name in enumerate(spec.used()):
-        found[name].add(n)
-    return found
+        places[name].add(n)
+    return places
 
 
 def _likeness(a: Spec, b: Spec, x: str, y: str, here: set[int], there: set[int]) -> float:
@@ -194,9 +194,9 @@ def _regrouped(one: tuple[Entry, ...], two: tuple[Entry, ...], names: dict[str, 
     if not isinstance(mix, Parallel) or not all(isinstance(entry, str | BlockUse) for entry in row):
         return False
     blocks = [name for entry in row for name in used(entry)]
-    found = [_known(name, names) if row is one else name for name in blocks]
+    grouped = [_known(name, names) if row is one else name for name in blocks]
     wanted = [name if row is one else _known(name, names) for name in mix.parallel]
-    return Counter(found) == Counter(wanted)
+    return Counter(grouped) == Counter(wanted)
 
 
 def _known(name: str, names: dict[str, str]) -> str:

@@ -266,13 +266,13 @@ def _changed_options(
 
 def _written_options(config: Wired, without: Collection[str]) -> dict[str, Any]:
     """Dump all options but those in `without`; what an entry does not give is as in its stage."""
-    found = config.model_dump(exclude={*without})
-    for key in inherited_keys(type(config)) & found.keys():
-        if found[key] is None and isinstance(config, Stage):
-            found[key] = wiring_options()[key].default.plain()
-        elif found[key] is None:
-            found[key] = "as in the stage"
-    return found
+    options = config.model_dump(exclude={*without})
+    for key in inherited_keys(type(config)) & options.keys():
+        if options[key] is None and isinstance(config, Stage):
+            options[key] = wiring_options()[key].default.plain()
+        elif options[key] is None:
+            options[key] = "as in the stage"
+    return options
 
 
 def _mix(entry: Entry) -> str:

@@ -145,27 +145,27 @@ class _Widen:
         """Widen the parts of a schema, but not the schema itself."""
         if "discriminator" in schema:
             return _tagged(schema)
-        found = {key: value for key, value in schema.items() if key not in ("title", "default")}
+        result = {key: value for key, value in schema.items() if key not in ("title", "default")}
         for key in ("anyOf", "oneOf"):
-            if key in found:
-                options = [self.strict(option, name) for option in found.pop(key) if option != _NULL]
-                return found | ({"anyOf": options} if len(options) > 1 else options[0])
-        if "items" in found:
-            found["items"] = self.either(found["items"], f"{name}.item", choices=True)
-        if "prefixItems" in found:
-            found["prefixItems"] = [
-                self.either(item, f"{name}.item", choices=True) for item in found["prefixItems"]
+            if key in result:
+                options = [self.strict(option, name) for option in result.pop(key) if option != _NULL]
+                return result | ({"anyOf": options} if len(options) > 1 else options[0])
+        if "items" in result:
+            result["items"] = self.either(result["items"], f"{name}.item", choices=True)
+        if "prefixItems" in result:
+            result["prefixItems"] = [
+                self.either(item, f"{name}.item", choices=True) for item in result["prefixItems"]
             ]
         for key in ("additionalProperties",):
-            if isinstance(found.get(key), dict):
-                found[key] = self.either(found[key], f"{name}.value", choices=True)
-        if "patternProperties" in found:
-            patterns = found["patternProperties"].items()
-            found["patternProperties"] = {
+            if isinstance(result.get(key), dict):
+                result[key] = self.either(result[key], f"{name}.value", choices=True)
+        if "patternProperties" in result:
+            patterns = result["patternProperties"].items()
+            result["patternProperties"] = {
                 pattern: self.either(value, f"{name}.value", choices=True) for pattern, value in patterns
             }
-            found["additionalProperties"] = False
-        return found
+            result["additionalProperties"] = False
+        return result
 
 
 def _tagged(schema: Schema) -> Schema:

@@ -67,18 +67,18 @@ def _holds(plain: Any, path: Path) -> bool:
 def document(spec: Spec) -> dict[str, Any]:
     """Return the spec as plain values, in reading order."""
     width, model, train = spec.model.width, spec.model, spec.train
-    found: dict[str, Any] = spec.model_dump(by_alias=True, exclude={"blocks", "stages", "caps", "train"})
-    found["blocks"] = {
+    tree: dict[str, Any] = spec.model_dump(by_alias=True, exclude={"blocks", "stages", "caps", "train"})
+    tree["blocks"] = {
         name: _fields(block, lambda b: b.problems(width)) for name, block in spec.blocks.items()
     }
-    found["stages"] = [_stage(stage) for stage in spec.stages]
+    tree["stages"] = [_stage(stage) for stage in spec.stages]
     if caps := spec.caps.model_dump(exclude_none=True):
-        found["caps"] = caps
+        tree["caps"] = caps
     if train is not None:
         data = _fields(train.data, lambda data: data.problems(model))
-        found["train"] = {"data": data} | train.model_dump(exclude={"data"})
+        tree["train"] = {"data": data} | train.model_dump(exclude={"data"})
     keys = [field.alias or name for name, field in Spec.model_fields.items()]
-    return {key: found[key] for key in keys if key in found}
+    return {key: tree[key] for key in keys if key in tree}
 
 
 def _fields(config: Any, problems: Callable[[Any], Iterable[Problem]]) -> dict[str, Any]:

@@ -48,11 +48,11 @@ def _first(descriptor: int) -> bytes:
     until = time.monotonic() + _WAIT
     while True:
         try:
-            found = os.read(descriptor, LONGEST)
+            content = os.read(descriptor, LONGEST)
         except BlockingIOError:
             return b""
-        if found:
-            return found
+        if content:
+            return content
         if time.monotonic() > until:
             raise NoFile("a pipe that nobody writes to")
         time.sleep(0.02)

@@ -34,10 +34,10 @@ class Problem(NamedTuple):
 
 def unprintable(text: str) -> Problem | None:
     """Find the first character that YAML does not allow."""
-    found = _UNPRINTABLE.search(text)
-    if found is None:
+    match = _UNPRINTABLE.search(text)
+    if match is None:
         return None
-    return Problem(found.start(), "printable characters", f"U+{ord(found[0]):04X}")
+    return Problem(match.start(), "printable characters", f"U+{ord(match[0]):04X}")
 
 
 def explain(text: str, at: int, begun: int | None, option: str) -> Problem | None:
@@ -79,8 +79,8 @@ def _open_brackets(text: str) -> list[int]:
     while at < len(text):
         char = text[at]
         if fresh and char in "'\"":
-            found = _QUOTED.match(text, at)
-            at, fresh = (found.end() if found else len(text)), False
+            quoted = _QUOTED.match(text, at)
+            at, fresh = (quoted.end() if quoted else len(text)), False
             continue
         if char == "#" and (at == 0 or text[at - 1].isspace()):
             end = _BREAK.search(text, at)
@@ -149,8 +149,8 @@ def _lines(text: str, at: int, begun: int | None) -> Problem | None:
         if re.search(r":\s", line[:column]):
             hint = "put quotes around text with a colon and a space"
             return Problem(at, "one `key: value`", shown(line.strip()), hint)
-        if found := _KEY.fullmatch(above):
-            return _glued(text, at, found)
+        if match := _KEY.fullmatch(above):
+            return _glued(text, at, match)
         if above.strip() and ":" not in above:
             return Problem(_start_above(text, at), "`key: value`", shown(above.strip()), "there is no colon")
         return Problem(at, "the indentation of the line above", "more", "that line has a value already")
@@ -163,8 +163,8 @@ def _lines(text: str, at: int, begun: int | None) -> Problem | None:
             return Problem(at, "`key: value`", "an item of a list", "a mapping has no list items")
         if above.lstrip().startswith("- ") and len(above) - len(above.lstrip()) == column:
             return Problem(at, "an item of a list, `- value`", "a key", "a list has no keys")
-        if found := _KEY.fullmatch(above):
-            return _glued(text, at, found)
+        if match := _KEY.fullmatch(above):
+            return _glued(text, at, match)
         got = f"{column} space{'' if column == 1 else 's'}"
         return Problem(at, "the indentation of a line above", got)
     return None

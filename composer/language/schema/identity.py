@@ -85,8 +85,8 @@ def architecture(spec: Spec) -> dict[str, Any]:
                 return recipes[item]
 
     short = shortest(spec)
-    found: dict[str, Any] = plain(short, without=("blocks", "stages", "train"))
-    return {**found, "stages": [entry(stage) for stage in short.stages]}
+    fields: dict[str, Any] = plain(short, without=("blocks", "stages", "train"))
+    return {**fields, "stages": [entry(stage) for stage in short.stages]}
 
 
 def plain(value: Any, without: Collection[str] = ()) -> Any:

@@ -99,9 +99,9 @@ def _shortest(model: Model, stage: Stage) -> Stage:
     for key in shared_keys() & around.keys():
         if options and not acts_on_stage(around[key]):
             # of equally many the default, else the first
-            found = Counter(each[key] for each in options)
+            counts = Counter(each[key] for each in options)
             default = wiring_options()[key].default
-            around[key] = max(found, key=lambda option: (found[option], option == default))
+            around[key] = max(counts, key=lambda option: (counts[option], option == default))
     rest = iter(options)
     step = tuple(
         _shortest(model, entry) if isinstance(entry, Stage) else _own(entry, next(rest), around)

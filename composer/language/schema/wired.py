@@ -38,12 +38,12 @@ class Wired(Config):
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        found = super().__get_pydantic_json_schema__(schema, handler)
-        properties = handler.resolve_ref_schema(found).get("properties", {})
+        json_schema = super().__get_pydantic_json_schema__(schema, handler)
+        properties = handler.resolve_ref_schema(json_schema).get("properties", {})
         for key in wiring_keys(cls):
             if default := cls.model_fields[key].default:
                 properties[key]["default"] = default.plain()
-        return found
+        return json_schema
 
     def wiring(self) -> dict[str, WiringConfig]:
         """Return the options given here, and the defaults of keys that nothing around it has."""

@@ -142,7 +142,7 @@ def keys(hint: Any) -> list[str]:
 def marker(hint: Any, kind: type[M]) -> M | None:
     """Return the marker of a kind in the metadata of a type or of a part of it."""
     own = (item for item in getattr(hint, "__metadata__", ()) if isinstance(item, kind))
-    inner = (found for arg in get_args(hint) if not isinstance(arg, str) and (found := marker(arg, kind)))
+    inner = (inside for arg in get_args(hint) if not isinstance(arg, str) and (inside := marker(arg, kind)))
     return next(chain(own, inner), None)
 
 

@@ -121,14 +121,14 @@ def _misspelt(config: type[Config], tree: Node, missing: tuple[Any, ...]) -> boo
     """Whether an unknown key beside a missing one may stand for it."""
     from composer.language.validation.describe_types import keys
 
-    found = [
+    nodes = [
         each
         for each in _configs(config, tree, "", missing[:-1])
         if each[2] == _place(config, tree, "", missing[:-1])
     ]
-    if not found:
+    if not nodes:
         return False
-    kind, node, _ = found[-1]
+    kind, node, _ = nodes[-1]
     known = keys(kind)
     strange = [name for name in node.plain if name not in known]
     return any(missing[-1] in meant(name, kind, known) for name in strange)
@@ -235,17 +235,17 @@ def _unlike_an_entry(value: Mapping[str, Node]) -> str:
 def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fault:
     from composer.language.validation.describe_types import words
 
-    found = _union(hint)
-    if found is None or not isinstance(node.value, dict):
+    union = _union(hint)
+    if union is None or not isinstance(node.value, dict):
         near = ""
         if isinstance(node.value, dict):
             near = _unlike_an_entry(node.value)
             near = near or next((hint_for_key(key, Stage, [*Stage.model_fields]) for key in node.value), "")
         return node.fault(path, words(hint), shown(node.plain), near or hint_for_written(node, words(hint)))
-    names = sorted(found.find())
+    names = sorted(union.find())
     expected = f"one of {', '.join(names)}"
-    tag = node.value.get(found.tag)
+    tag = node.value.get(union.tag)
     if tag is None:
-        return node.fault(join(path, found.tag), expected, "nothing", "the key is missing", key=True)
-    near = hint_for_tag(tag.plain, found.tag, names)
-    return tag.fault(join(path, found.tag), expected, shown(tag.plain), near)
+        return node.fault(join(path, union.tag), expected, "nothing", "the key is missing", key=True)
+    near = hint_for_tag(tag.plain, union.tag, names)
+    return tag.fault(join(path, union.tag), expected, shown(tag.plain), near)

@@ -158,14 +158,14 @@ def _plain(name: Any) -> str:
 
 @cache
 def _targets() -> Mapping[str, tuple[tuple[str, str], ...]]:
-    found: dict[str, list[tuple[str, str]]] = {}
+    targets_of: dict[str, list[tuple[str, str]]] = {}
     for target, names in TARGETS.items():
         section, _, key = target.partition(".")
         # what it is called here counts elsewhere, too
         words = names.split() if section in _VALUES_OF else [key, *names.split()]
         for word in words:
-            found.setdefault(_plain(word), []).append((section, key))
-    return {word: tuple(dict.fromkeys(targets)) for word, targets in found.items()}
+            targets_of.setdefault(_plain(word), []).append((section, key))
+    return {word: tuple(dict.fromkeys(targets)) for word, targets in targets_of.items()}
 
 
 @cache

@@ -49,15 +49,15 @@ def partial(config: type[C], plain: Mapping[str, Any], wrong: Collection[str] = 
             values[name] = INVALID if field.is_required() else field.get_default(call_default_factory=True)
         if key in plain:
             given.add(name)
-    found: Any = config.model_construct(given, **values)
-    return cast(C, found)
+    built: Any = config.model_construct(given, **values)
+    return cast(C, built)
 
 
 def _meant(name: str, config: type[Config], known: Collection[str]) -> Collection[str]:
     """Give the keys that count as given, misspelt; of several meanings only those that have to be given."""
-    found = meant(name, config, known)
+    fields = meant(name, config, known)
     required = {field.alias or name for name, field in config.model_fields.items() if field.is_required()}
-    return found if len(found) == 1 else required.intersection(found)
+    return fields if len(fields) == 1 else required.intersection(fields)
 
 
 def conflicts(config: Config) -> Iterator[PydanticCustomError | ValueError | AssertionError]:

@@ -167,10 +167,10 @@ def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
 
 
 def _all_combinations(stages: Sequence[Stage], tree: Node) -> Iterator[Fault]:
-    found = combinations(stages)
-    if found > _COMBINATIONS:
+    count = combinations(stages)
+    if count > _COMBINATIONS:
         expected = f"at most {_COMBINATIONS} combinations of numbers of steps in training"
-        yield fault_at(tree, ("stages",), expected, str(found), "choose narrower distributions")
+        yield fault_at(tree, ("stages",), expected, str(count), "choose narrower distributions")
 
 
 def _fixed_numbers(parts: Parts, tree: Node) -> Iterator[Fault]:
@@ -296,8 +296,8 @@ def _documents(parts: Parts, tree: Node) -> Iterator[Fault]:
         return  # a spec is also checked where its data is not
     if end != start:
         expected = "joined" if end is None else f"{{apart: {end}}}"
-        found = "no token" if end is None else f"token {end}"
-        hint = f"task {parts.train.data.task} has {found} between documents"
+        separator = "no token" if end is None else f"token {end}"
+        hint = f"task {parts.train.data.task} has {separator} between documents"
         yield fault_at(tree, path, expected, shown(option.plain()), hint)
 
 
@@ -321,8 +321,8 @@ def _memory_batch(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
         yield fault_at(tree, path, "no such key, since train sets the micro-batch", got)
 
 
-def _problems(found: Iterable[Problem], path: tuple[str | int, ...], tree: Node) -> Iterator[Fault]:
-    for problem in found:
+def _problems(problems: Iterable[Problem], path: tuple[str | int, ...], tree: Node) -> Iterator[Fault]:
+    for problem in problems:
         yield _problem(tree, path, problem)
 
 

@@ -50,8 +50,8 @@ def _runs(stage: Stage, entry: Sublayer | Stage) -> int:
     at = None if isinstance(entry, str) else entry.at
     trips = (stage.trips, *trained_numbers(stage))
     # a range would not do for a number that costs are traced through
-    found: int = largest(*(trips if at is None else (len(runs_at(at, each)) for each in trips)))
-    return found
+    most: int = largest(*(trips if at is None else (len(runs_at(at, each)) for each in trips)))
+    return most
 
 
 def _apart(model: Model, stages: Sequence[Stage], blocks: Mapping[str, BlockConfig]) -> Iterator[Problem]:

@@ -57,8 +57,8 @@ def hint_for_written(node: Node, expected: str, has_default: bool = False) -> st
             return _duration(value)
         if expected.startswith(_NUMBERS):
             return _number(value.strip(), expected)
-        if expected.startswith("a mapping") and (found := re.fullmatch(r"([\w.-]+):(\S.*)", value)):
-            return f"put a space after the colon: {found[1]}: {found[2]}"
+        if expected.startswith("a mapping") and (match := re.fullmatch(r"([\w.-]+):(\S.*)", value)):
+            return f"put a space after the colon: {match[1]}: {match[2]}"
         if value[:1] in _CURLY and value:
             return "use plain quotes, ' or \", or none"
     elif isinstance(value, bool | int | float) and expected.startswith(("text", "letters", "a name", "the")):
@@ -90,14 +90,14 @@ def _number(text: str, expected: str) -> str:
         digits = re.sub(r"[^0-9]", "", text)
         short = value_words(int(digits[:40]))
         return f"write {digits}" + (f" or {short}" if short != digits else "")
-    if found := _POWER.fullmatch(text):
-        return _computed(float(found[1]) ** int(found[2]) if int(found[1]) < 1000 else math.inf)
-    if found := _RATIO.fullmatch(text):
-        return _computed(float(found[1]) / float(found[2]) if float(found[2]) else math.inf)
+    if match := _POWER.fullmatch(text):
+        return _computed(float(match[1]) ** int(match[2]) if int(match[1]) < 1000 else math.inf)
+    if match := _RATIO.fullmatch(text):
+        return _computed(float(match[1]) / float(match[2]) if float(match[2]) else math.inf)
     if text.endswith("%") and isinstance(share := scalar(text[:-1].strip()), int | float):
         return _computed(share / 100)
-    if found := _UNIT.fullmatch(text):
-        return _unit(found[1].replace(",", "."), found[2], expected)
+    if match := _UNIT.fullmatch(text):
+        return _unit(match[1].replace(",", "."), match[2], expected)
     return ""
 
 
@@ -112,13 +112,13 @@ def _unit(number: str, unit: str, expected: str) -> str:
     word, size = unit.lower(), expected.startswith("a size")
     if expected.startswith("a number") and word in _COUNTS:
         return "units are for whole numbers; write the number"
-    if size and (found := re.fullmatch(r"([kmgt])(i?)b?", word)):
-        letter = found[1].upper()
-        if found[2]:
+    if size and (match := re.fullmatch(r"([kmgt])(i?)b?", word)):
+        letter = match[1].upper()
+        if match[2]:
             return f"write {number}{letter}iB"
         return f"write {number}{'k' if letter == 'K' else letter}B or {number}{letter}iB"
-    if found := re.fullmatch(r"([kmgt])i", word):
-        return f"write {number}{found[1].upper()}i"
+    if match := re.fullmatch(r"([kmgt])i", word):
+        return f"write {number}{match[1].upper()}i"
     if word not in _COUNTS:
         return "units are k, M, G, T and Ki, Mi, Gi, Ti"
     decimal = _COUNTS[word]
@@ -139,8 +139,8 @@ def _is_whole(quantity: str) -> bool:
 
 def _duration(text: str) -> str:
     """Hint at a duration in other words, or of several parts."""
-    if found := _COLONS.fullmatch(text.strip()):
-        parts = [int(part) for part in found.groups() if part is not None]
+    if match := _COLONS.fullmatch(text.strip()):
+        parts = [int(part) for part in match.groups() if part is not None]
         seconds = float(sum(part * 60**i for i, part in enumerate(reversed(parts))))
     else:
         words = _DURATION.findall(text)

@@ -34,8 +34,8 @@ def wiring_problems(
     around = Site(model.width, wiring=options, model=options)
     if last is not None and _readable(last):
         around = around._replace(last_stage=_site(model, last, blocks, is_last=True))
-    found = [_site(model, each, blocks, each is last) for each in _all_readable(stages)]
-    around = around._replace(stages=found)
+    sites = [_site(model, each, blocks, each is last) for each in _all_readable(stages)]
+    around = around._replace(stages=sites)
     yield from _checked(options, around, partial(_below, ("model",)))
     left: list[tuple[Stage, Path]] = [(stage, ("stages", i)) for i, stage in enumerate(stages)]
     for stage, path in left:
@@ -218,14 +218,14 @@ def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Itera
 
 
 def _site(model: Model, stage: Stage, blocks: Mapping[str, BlockConfig], is_last: bool) -> Site:
-    found = site(model, stage)
-    entries = tuple(map(_valid, found.entries))
-    return found._replace(
-        wiring=_valid(found.wiring),
+    whole = site(model, stage)
+    entries = tuple(map(_valid, whole.entries))
+    return whole._replace(
+        wiring=_valid(whole.wiring),
         entries=entries,
-        model=_valid(found.model),
+        model=_valid(whole.model),
         is_last=is_last,
-        nested=tuple(map(_valid, found.nested)),
+        nested=tuple(map(_valid, whole.nested)),
         sublayers=sublayer_places(stage, blocks),
     )
 

@@ -89,9 +89,9 @@ class RecordedStep:
         assert self._loss is not None
         loss, self._loss = self._loss, None
         with torch.autocast(loss.device.type, enabled=False):
-            found = torch.autograd.grad(loss, self._weights, self._seed, allow_unused=True)
-        self._used = [each is not None for each in found]
-        return [each for each in found if each is not None]
+            gradients = torch.autograd.grad(loss, self._weights, self._seed, allow_unused=True)
+        self._used = [each is not None for each in gradients]
+        return [each for each in gradients if each is not None]
 
 
 class _Replayed(torch.autograd.Function):

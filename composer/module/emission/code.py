@@ -85,10 +85,10 @@ class StepCode:
 
 def step_code(loop: Loop, place: Place, compiled: Compiled) -> Code | StepCode:
     """Return a module that runs one step of a loop; `place` is the place of its body."""
-    found = variants(loop)
-    if len(found) == 1:
-        return Code(found[0].body, place, found[0].body.outputs, "Step", compiled, signature=loop.body)
-    return StepCode(found, loop, place, compiled)
+    bodies = variants(loop)
+    if len(bodies) == 1:
+        return Code(bodies[0].body, place, bodies[0].body.outputs, "Step", compiled, signature=loop.body)
+    return StepCode(bodies, loop, place, compiled)
 
 
 def without_code(state: dict[str, Any]) -> dict[str, Any]:

@@ -51,5 +51,5 @@ def _unpacked(lines: list[str], counts: Mapping[str, int]) -> list[str]:
 
 
 def _taken_from(line: str) -> str:
-    found = _ITEM.fullmatch(line)
-    return found[2] if found else ""
+    match = _ITEM.fullmatch(line)
+    return match[2] if match else ""

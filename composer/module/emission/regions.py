@@ -139,8 +139,8 @@ def _in_order(code: fx.GraphModule, levels: dict[fx.Node, int]) -> tuple[fx.Grap
     copied, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in [*given, *sorted(inner, key=levels.__getitem__), *last]:
         copies[node] = copied.node_copy(node, copies.__getitem__)
-    found = {copies[node]: level for node, level in levels.items()}
-    return fx.GraphModule(code, copied), found
+    copied_levels = {copies[node]: level for node, level in levels.items()}
+    return fx.GraphModule(code, copied), copied_levels
 
 
 def _is_region(part: fx.GraphModule) -> bool:

@@ -63,7 +63,7 @@ class CachePolicy:
 
     def _entries(self, kept: _Kept) -> dict[int, int]:
         """Return the entry of each use, by its number."""
-        found = {}
+        entries = {}
         for indices in kept.indices:
             use = step = layer = 0
             for loop, index in zip(kept.loops, indices, strict=True):
@@ -73,8 +73,8 @@ class CachePolicy:
                 else:
                     layer = layer * loop.trips + index
             assert self.budget is not None
-            found[use] = layer * self.budget + step % self.budget
-        return found
+            entries[use] = layer * self.budget + step % self.budget
+        return entries
 
 
 def as_policy(cache: Cache) -> CachePolicy:

@@ -86,18 +86,18 @@ class StepGraphs:
             self.forget()
             self._state = state
         key = step_key(model._switch.steps)
-        found = self._made.get(key)
-        if found is not None and found.plan is not model.plan:
-            found = None
-        if found is None:
+        recording = self._made.get(key)
+        if recording is not None and recording.plan is not model.plan:
+            recording = None
+        if recording is None:
             if len(self._made) >= MOST and key not in self._made:
                 return None
             with _buffers_kept(model):
-                found = self._made[key] = _Recording(self._recorder, model, tokens, targets, keys)
-        elif not found.proved and found.made_at != model.randomness.step:
+                recording = self._made[key] = _Recording(self._recorder, model, tokens, targets, keys)
+        elif not recording.proved and recording.made_at != model.randomness.step:
             with _buffers_kept(model):
-                found.prove(model, tokens, targets, keys)
-        return found
+                recording.prove(model, tokens, targets, keys)
+        return recording
 
     def _give_up(self, reason: str, error: Exception) -> None:
         self.forget()
@@ -135,13 +135,13 @@ class _Recording:
         torch.clear_autocast_cache()
         again, *_ = self.step(_tensors(tokens, targets, keys))
         with torch.autocast(loss.device.type, enabled=False):
-            wanted, found = (
+            wanted, got = (
                 torch.autograd.grad(each, self._weights, allow_unused=True) for each in (loss, again)
             )
-        if any((one is None) != (two is None) for one, two in zip(wanted, found, strict=True)):
+        if any((one is None) != (two is None) for one, two in zip(wanted, got, strict=True)):
             raise CannotCapture("other weights have gradients when it is replayed")
         off = _norm(
-            one - two for one, two in zip(found, wanted, strict=True) if one is not None and two is not None
+            one - two for one, two in zip(got, wanted, strict=True) if one is not None and two is not None
         )
         size = _norm(each for each in wanted if each is not None)
         before, after = float(loss.detach()), float(again.detach())

@@ -23,8 +23,8 @@ def prepare(trainer: lightning.Trainer, train: Train) -> None:
     Raises:
         DataError: with all options that contradict the spec.
     """
-    if found := [*_refused(trainer, train)]:
-        raise DataError("\n".join(found))
+    if problems := [*_refused(trainer, train)]:
+        raise DataError("\n".join(problems))
     trainer.accumulate_grad_batches = train.accumulate
 
 

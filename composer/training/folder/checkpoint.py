@@ -41,7 +41,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise TrainingError(f"file not found: {path}")
     try:
         whole = zipfile.is_zipfile(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if whole else None
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if whole else None
     except OSError as error:
         raise TrainingError(os_message(error, path)) from None
     except Exception:  # a damaged pickle may fail in any way, and torch's advice is to trust the file
@@ -52,9 +52,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     if not whole:
         raise _refused(path, "a file that is cut short or of another kind")
-    if fault := _fault(found):
+    if fault := _fault(content):
         raise _refused(path, fault)
-    checkpoint: dict[str, Any] = found
+    checkpoint: dict[str, Any] = content
     return checkpoint
 
 
@@ -65,8 +65,8 @@ def weights_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         TrainingError: the parts are gone, or cannot be read.
     """
     if SHARDS not in checkpoint:
-        found: dict[str, Tensor] = checkpoint["state_dict"]
-        return found
+        weights: dict[str, Tensor] = checkpoint["state_dict"]
+        return weights
     from torch.distributed.checkpoint.api import CheckpointException
 
     from composer.training.folder.parts import read_parts

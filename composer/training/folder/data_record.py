@@ -50,9 +50,9 @@ def read_record(folder: Path) -> DataRecord | None:
     """
     path = folder / DATA
     try:
-        found = json.loads(path.read_bytes())
-        places = (str(found[name]) for name in ("path", "directory", "from_run"))
-        return DataRecord(Fingerprint.from_dict(found), *places)
+        stored = json.loads(path.read_bytes())
+        places = (str(stored[name]) for name in ("path", "directory", "from_run"))
+        return DataRecord(Fingerprint.from_dict(stored), *places)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -84,13 +84,13 @@ def without_place(spec: Spec) -> Spec:
 
 def record_data(folder: Path, spec: Spec) -> None:
     """Write the data record of the run of `spec` in `folder`, if its data have files."""
-    found = fingerprint_of(spec)
-    if found is None:
+    fingerprint = fingerprint_of(spec)
+    if fingerprint is None:
         return
     assert spec.train is not None
     here = Path.cwd()
     path, from_run = getattr(spec.train.data, "path", ""), os.path.relpath(here, folder)
-    record = found.to_dict() | {"path": path, "directory": str(here), "from_run": from_run}
+    record = fingerprint.to_dict() | {"path": path, "directory": str(here), "from_run": from_run}
     text = json.dumps(record, indent=1) + "\n"
     if not (folder / DATA).exists() or (folder / DATA).read_text(encoding="utf-8") != text:
         write_text(folder / DATA, text)
@@ -137,11 +137,11 @@ def located(spec: Spec, folder: Path, given: str | None = None) -> Spec:
     for path in dict.fromkeys([given] if given is not None else _places(known, folder)):
         candidate = _at(spec, path)
         try:
-            found = fingerprint_of(candidate)
+            fingerprint = fingerprint_of(candidate)
         except DataError as error:
             missing.append(str(error))
             continue
-        changes = known.fingerprint.changes(found) if found else []
+        changes = known.fingerprint.changes(fingerprint) if fingerprint else []
         if not changes:
             return candidate
         missing.append(f"{path}: other data (then -> there): {'; '.join(changes)}")

@@ -50,8 +50,8 @@ class _Reader(FileSystemReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read the index without running other code that a pickle may name."""
         with Path(self.path, ".metadata").open("rb") as file:
-            found: Metadata = _Index(file).load()
-        return found
+            metadata: Metadata = _Index(file).load()
+        return metadata
 
 
 class _Index(pickle.Unpickler):

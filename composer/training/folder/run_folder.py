@@ -146,8 +146,8 @@ def load_run(folder: Path, weights: Literal["best", "last"] = "best") -> Compose
 
     spec, path = read_spec(folder), weights_file(folder, weights)
     model = build(spec)
-    found = read_weights(path)[0] if weights == "best" else weights_of(read_checkpoint(path), path)
-    put_weights(model, found, path)
+    stored = read_weights(path)[0] if weights == "best" else weights_of(read_checkpoint(path), path)
+    put_weights(model, stored, path)
     return model.eval()
 
 

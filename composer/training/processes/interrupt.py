@@ -37,9 +37,9 @@ class Stop:
         """
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            found = {number: signal.getsignal(number) for number in SIGNALS}
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
             # None: a handler that was not installed from Python, and cannot be restored
-            before = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+            before = {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
         def note(number: int, frame: FrameType | None) -> None:
             self.asked = True

@@ -90,16 +90,16 @@ def among_ranks(
         TrainingError: rank 0 could not enter the folder.
     """
     if ranks.rank():
-        failed, found = ranks.share(None)
+        failed, value = ranks.share(None)
         if failed:
             raise TrainingError(f"rank 0 ended: {failed}")
-        return work(ranks) if found is None else found
+        return work(ranks) if value is None else value
     shared = False
     try:
-        with entered() as found:
-            ranks.share(("", found))
+        with entered() as value:
+            ranks.share(("", value))
             shared = True
-            return work(ranks) if found is None else found
+            return work(ranks) if value is None else value
     except BaseException as error:
         if not shared:
             ranks.share((str(error) or type(error).__name__, None))
@@ -113,7 +113,9 @@ def launched() -> Launched | None:
         TrainingError: SLURM does not say which of its tasks this is, or how many run on a node.
     """
     if TorchElasticEnvironment.detect():
-        found = Launched(TorchElasticEnvironment(), "torchrun", int(os.environ.get("GROUP_WORLD_SIZE", "1")))
+        environment = Launched(
+            TorchElasticEnvironment(), "torchrun", int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+        )
     elif "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
         if missing := [name for name in ("SLURM_PROCID", "SLURM_LOCALID") if name not in os.environ]:
             raise TrainingError(f"SLURM: expected {missing[0]} in the environment, which srun sets")
@@ -121,7 +123,7 @@ def launched() -> Launched | None:
             plugin = SLURMEnvironment()
         except RuntimeError as error:  # --ntasks without --ntasks-per-node
             raise TrainingError(f"SLURM: {error}") from None
-        found = Launched(plugin, "SLURM", int(os.environ.get("SLURM_NNODES", "1")))
+        environment = Launched(plugin, "SLURM", int(os.environ.get("SLURM_NNODES", "1")))
     else:
         return None
-    return found if found.world_size() > 1 else None
+    return environment if environment.world_size() > 1 else None

@@ -136,8 +136,8 @@ def _mathqa(entry: Entry) -> Question:
     options = entry["options"]
     text = options if isinstance(options, str) else ", ".join(_texts(entry, "options"))
     parts = re.split(r"(?:^|,)\s*\[?'?\s*[a-e]\s*\)\s*", text)
-    found = [part.strip(" '],") for part in parts[1:]]
-    return _chosen(_text(entry, "Problem"), found, _letter(entry["correct"]))
+    texts = [part.strip(" '],") for part in parts[1:]]
+    return _chosen(_text(entry, "Problem"), texts, _letter(entry["correct"]))
 
 
 def _svamp(entry: Entry) -> Question:
@@ -162,9 +162,9 @@ FORMS: Mapping[str, Form] = {
 """The forms by name. `plain` takes {prompt, choices, answer}, {prompt, target} or {text}."""
 
 
-def same_answer(found: str, wanted: str) -> bool:
+def same_answer(answer: str, wanted: str) -> bool:
     """Return whether two answers are one: as numbers where both are, else as text without outer marks."""
-    one, two = (re.sub(r"[\s$,]", "", text).rstrip(".") for text in (found, wanted))
+    one, two = (re.sub(r"[\s$,]", "", text).rstrip(".") for text in (answer, wanted))
     try:
         return float(one) == float(two)
     except ValueError:

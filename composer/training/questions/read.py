@@ -23,10 +23,10 @@ def read_questions(path: Path, form: str = "plain", limit: int | None = None) ->
     """
     if form not in FORMS:
         raise DataError(f"--form: expected one of {', '.join(FORMS)}, got {form!r}")
-    found = [_question(entry, form, place) for entry, place in islice(_entries(path), limit)]
-    if not found:
+    questions = [_question(entry, form, place) for entry, place in islice(_entries(path), limit)]
+    if not questions:
         raise DataError(f"{path}: expected questions, got an empty file")
-    return found
+    return questions
 
 
 def _question(entry: Any, form: str, place: str) -> Question:

@@ -113,11 +113,11 @@ def _choose(model: ComposedModel, questions: Sequence[Question]) -> tuple[dict[s
         )
     codec, context = codec_of(model), model.spec.model.context
     texts = [text_of(codec, each.prompt, choice, context) for each in questions for choice in each.choices]
-    found = iter(zip(texts, scored(model, texts), strict=True))
+    scored_texts = iter(zip(texts, scored(model, texts), strict=True))
     right = right_by_bytes = chance = nats = size = 0.0
     for question in questions:
         number = question.choices.index(question.target)
-        rows = [next(found) for _ in question.choices]
+        rows = [next(scored_texts) for _ in question.choices]
         losses = [row.loss for _, row in rows]
         by_bytes = [row.loss / text.bytes for text, row in rows]
         right += losses.index(min(losses)) == number
@@ -145,12 +145,12 @@ def _short(questions: Sequence[Question], texts: Sequence[Text]) -> list[bool]:
 def _losses(model: ComposedModel, questions: Sequence[Question]) -> tuple[dict[str, float], int]:
     codec, context = codec_of(model), model.spec.model.context
     texts = [text for each in questions for text in _pieces(codec, each.prompt, each.target, context)]
-    found = scored(model, texts)
-    nats, tokens = sum(row.loss for row in found), sum(row.tokens for row in found)
+    rows = scored(model, texts)
+    nats, tokens = sum(row.loss for row in rows), sum(row.tokens for row in rows)
     scores = {
         "loss": nats / tokens,
         "bits_per_byte": nats / math.log(2) / sum(text.bytes for text in texts),
-        "accuracy": sum(row.likeliest for row in found) / tokens,
+        "accuracy": sum(row.likeliest for row in rows) / tokens,
     }
     return scores, sum(text.shortened for text in texts)
 
@@ -215,8 +215,8 @@ def _pieces(codec: Codec, prompt: str, target: str, context: int) -> list[Text]:
     before = codec.encode(prompt) or begin(codec, target)
     tokens, shortened = [*before[-1:], *wanted], len(before) > 1
     starts = range(0, len(wanted), context)
-    found = [Text(tokens[first : first + context + 1], 1, 0, False) for first in starts]
-    return [found[0]._replace(bytes=len(target.encode()), shortened=shortened), *found[1:]]
+    pieces = [Text(tokens[first : first + context + 1], 1, 0, False) for first in starts]
+    return [pieces[0]._replace(bytes=len(target.encode()), shortened=shortened), *pieces[1:]]
 
 
 def begin(codec: Codec, text: str) -> list[int]:
@@ -229,13 +229,13 @@ def begin(codec: Codec, text: str) -> list[int]:
 def scored(model: ComposedModel, texts: Sequence[Text]) -> list[ScoredText]:
     """Score texts in batches of similar length, and return the results in their own order."""
     order = sorted(range(len(texts)), key=lambda number: -len(texts[number].tokens))
-    found: dict[int, ScoredText] = {}
+    by_number: dict[int, ScoredText] = {}
     while order:
         size = max(1, _TOKENS // len(texts[order[0]].tokens))
         batch, order = order[:size], order[size:]
         rows = _batch(model, [texts[number] for number in batch])
-        found.update(zip(batch, rows, strict=True))
-    return [found[number] for number in range(len(texts))]
+        by_number.update(zip(batch, rows, strict=True))
+    return [by_number[number] for number in range(len(texts))]
 
 
 @torch.no_grad()
@@ -253,5 +253,5 @@ def _batch(model: ComposedModel, texts: Sequence[Text]) -> list[ScoredText]:
     losses = (loss.view_as(wanted).double() * wanted).sum(1)
     likeliest = ((logits.argmax(-1) == rows[:, 1:]) & wanted).sum(1)
     counts = wanted.sum(1)
-    found = zip(losses.tolist(), counts.tolist(), likeliest.tolist(), strict=True)
-    return [ScoredText(*each) for each in found]
+    scores = zip(losses.tolist(), counts.tolist(), likeliest.tolist(), strict=True)
+    return [ScoredText(*each) for each in scores]

@@ -43,11 +43,10 @@ def show(
     print_report(manifest)
     if verify:
         print("all files have the content that the manifest says")
-    found = cut(manifest, split, length, documents, seed, count)
-    print(
-        f"{split}, {documents}: {found.sequences:,} sequences of {length} tokens, {found.padding:.1%} padding"
-    )
-    for tokens, scored in found.rows:
+    sample = cut(manifest, split, length, documents, seed, count)
+    size = f"{sample.sequences:,} sequences of {length} tokens"
+    print(f"{split}, {documents}: {size}, {sample.padding:.1%} padding")
+    for tokens, scored in sample.rows:
         _print_row(manifest, tokens, scored)
 
 

@@ -69,15 +69,15 @@ def launches(
     if decode and by_hand:
         raise UserError("--decode: expected no --by-hand, since models by hand do not generate")
     count = decoding_launches if decode else step_launches
-    found = {"composer": count(spec, watch=compiled)}
+    counts = {"composer": count(spec, watch=compiled)}
     if by_hand:
         ways = BY_HAND if file is None or checked(spec) else {}
-        found |= {
+        counts |= {
             name: step_launches(spec, partial(HandWritten, sizes(spec), way)) for way, name in ways.items()
         }
-    print("\n".join(columns(by_contestant(found, at))))
+    print("\n".join(columns(by_contestant(counts, at))))
     print()
-    print("\n".join(columns(by_kernel(found["composer"], at))))
+    print("\n".join(columns(by_kernel(counts["composer"], at))))
     if compiled is not None:
         print()
         print("\n".join(columns(by_code(compiled.found.values()))))

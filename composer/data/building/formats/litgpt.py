@@ -57,8 +57,8 @@ def _index(path: Path) -> dict[str, Any]:
         DataError: it is damaged, or the items are not plain tokens.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        config = found["config"]
+        index: dict[str, Any] = json.loads(path.read_bytes())
+        config = index["config"]
         kinds, packed = config["data_format"], str(config["compression"] or "")
         # "batch" and "sample" compress some items of a chunk at a time
         level = config.get("compression_level") or "chunk"
@@ -66,7 +66,7 @@ def _index(path: Path) -> dict[str, Any]:
         plain = whole and not config.get("encryption")
         kind, _, number = kinds[0].partition(":")
         if len(kinds) == 1 and plain and int(number or -1) in _TYPES.get(kind, {}):
-            chunks = found["chunks"]
+            chunks = index["chunks"]
             # older indexes do not name the loader; only TokensLoader counts tokens
             loader = config.get("item_loader") or ("TokensLoader" if chunks[0]["dim"] else "PyTreeLoader")
             skipped = {"TokensLoader": 0, "PyTreeLoader": 4}[loader]
@@ -158,10 +158,10 @@ def _continued(path: str, end: int) -> Iterator[NDArray[Any]]:
 
 def _neighbour(path: str, by: int) -> str | None:
     """Return the packed file before or after one, if it is there."""
-    found = re.fullmatch(r"(.*_)(\d{10})(\.bin)", path, re.DOTALL)
-    if found is None or int(found[2]) + by < 0:
+    match = re.fullmatch(r"(.*_)(\d{10})(\.bin)", path, re.DOTALL)
+    if match is None or int(match[2]) + by < 0:
         return None
-    other = f"{found[1]}{int(found[2]) + by:010d}{found[3]}"
+    other = f"{match[1]}{int(match[2]) + by:010d}{match[3]}"
     return other if Path(other).is_file() else None
 
 

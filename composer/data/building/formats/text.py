@@ -25,22 +25,22 @@ def _documents(unit: Unit, options: Options) -> Iterator[Document]:
     with opened(path) as file:
         if unit.start:  # only plain files are divided, and not all others can seek
             file.seek(unit.start)
-        found = lines(file, unit.start, unit.end, whole=options.documents != "file")
+        file_lines = lines(file, unit.start, unit.end, whole=options.documents != "file")
         if options.documents == "file":
             # of a compressed file only reading it tells the size
             large = path.suffix not in COMPRESSED and (unit.start > 0 or unit.size > _WHOLE)
-            contents = _pieces(found) if large else _whole_or_pieces(found)
+            contents = _pieces(file_lines) if large else _whole_or_pieces(file_lines)
         elif options.documents == "line":
-            contents = (line.rstrip(b"\r\n") for line in found)
+            contents = (line.rstrip(b"\r\n") for line in file_lines)
         else:
-            contents = _paragraphs(found)
+            contents = _paragraphs(file_lines)
         for content in contents:
             yield Document(decoded(content, unit.path))
 
 
-def _paragraphs(found: Iterable[bytes]) -> Iterator[bytes]:
+def _paragraphs(file_lines: Iterable[bytes]) -> Iterator[bytes]:
     kept: list[bytes] = []
-    for line in found:
+    for line in file_lines:
         if line.strip():
             kept.append(line)
         elif kept:
@@ -50,22 +50,22 @@ def _paragraphs(found: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(kept)
 
 
-def _whole_or_pieces(found: Iterator[bytes]) -> Iterator[bytes]:
+def _whole_or_pieces(file_lines: Iterator[bytes]) -> Iterator[bytes]:
     kept: list[bytes] = []
     size = 0
-    for line in found:
+    for line in file_lines:
         kept.append(line)
         size += len(line)
         if size > _WHOLE:
-            yield from _pieces(chain(kept, found))
+            yield from _pieces(chain(kept, file_lines))
             return
     yield b"".join(kept)
 
 
-def _pieces(found: Iterable[bytes]) -> Iterator[bytes]:
+def _pieces(file_lines: Iterable[bytes]) -> Iterator[bytes]:
     piece: list[bytes] = []
     size = 0
-    for line in found:
+    for line in file_lines:
         piece.append(line)
         size += len(line)
         if size >= _PIECE:
