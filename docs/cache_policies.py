@@ -40,9 +40,9 @@ def main() -> None:
     print("| cache | bytes per token | loss | accuracy |\n| --- | --- | --- | --- |")
     caches: list[Cache] = ["full", {"budget": 3}, {"budget": 2}, "last_step"]
     for cache in caches:
-        found = scores_of(model, batches, cache)
+        scores = scores_of(model, batches, cache)
         size = model.cache_bytes_per_token(cache)
-        print(f"| `{cache}` | {size:,} | {found['loss']:.3f} | {found['accuracy']:.1%} |")
+        print(f"| `{cache}` | {size:,} | {scores['loss']:.3f} | {scores['accuracy']:.1%} |")
 
 
 if __name__ == "__main__":

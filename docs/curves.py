@@ -58,28 +58,28 @@ def curves_text(curves: Iterable[Curve]) -> str:
 
 def read_curves(path: Path) -> list[Curve]:
     """Read curves from CSV; none where there is no file."""
-    found: dict[tuple[str, str], Curve] = {}
+    curves: dict[tuple[str, str], Curve] = {}
     if not path.exists():
         return []
     with path.open(newline="") as file:
         for cells in csv.DictReader(file):
             key = cells["arm"], cells["seed"]
-            before = found[key].steps if key in found else ()
+            before = curves[key].steps if key in curves else ()
             steps = (*before, (float(cells["spent"]), float(cells["accuracy"])))
             budget, trials, ended = (int(cells[name]) for name in ("budget", "trials", "ended"))
-            found[key] = Curve(cells["arm"], int(cells["seed"]), budget, trials, ended, steps)
-    return list(found.values())
+            curves[key] = Curve(cells["arm"], int(cells["seed"]), budget, trials, ended, steps)
+    return list(curves.values())
 
 
 def by_arm(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
     """Group curves."""
-    found: dict[str, list[Curve]] = {}
+    groups: dict[str, list[Curve]] = {}
     for curve in curves:
-        found.setdefault(curve.arm, []).append(curve)
-    return found
+        groups.setdefault(curve.arm, []).append(curve)
+    return groups
 
 
-def found_table(curves: Iterable[Curve], arms: Sequence[str]) -> Iterator[str]:
+def best_table(curves: Iterable[Curve], arms: Sequence[str]) -> Iterator[str]:
     """Yield what arms found for each budget, mean and standard deviation over seeds, as Markdown."""
     groups = by_arm(curves)
     yield from _head(["search", "seeds", *map(str, BUDGETS), "points begun", "in full"])
@@ -87,8 +87,8 @@ def found_table(curves: Iterable[Curve], arms: Sequence[str]) -> Iterator[str]:
         group = groups.get(arm, [])
         if group:
             counts = [fmean(curve.trials for curve in group), fmean(curve.ended for curve in group)]
-            found = [_found(group, budget) for budget in BUDGETS]
-            yield _row([arm, str(len(group)), *found, *(f"{count:.0f}" for count in counts)])
+            cells = [_best_text(group, budget) for budget in BUDGETS]
+            yield _row([arm, str(len(group)), *cells, *(f"{count:.0f}" for count in counts)])
 
 
 def rival_table(curves: Iterable[Curve], pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -114,7 +114,7 @@ def live_table(lives: Iterable[Curve], curves: Sequence[Curve]) -> Iterator[str]
         yield _row([live.arm, *map(str, counts), *(f"{value:.4f}" for value in best)])
 
 
-def _found(group: Sequence[Curve], budget: int) -> str:
+def _best_text(group: Sequence[Curve], budget: int) -> str:
     if budget > group[0].budget:
         return ""
     values = [curve.at(budget) for curve in group]
@@ -155,7 +155,7 @@ def figure(curves: Iterable[Curve], arms: Sequence[str], rival: str, plain: str,
     """
     groups = by_arm(curves)
     shown = [arm for arm in arms if arm in groups]
-    text = "; ".join(f"{arm} {_found(groups[arm], BUDGETS[1])}" for arm in (*shown, rival, plain))
+    text = "; ".join(f"{arm} {_best_text(groups[arm], BUDGETS[1])}" for arm in (*shown, rival, plain))
     chart = Chart(
         2 * _WIDE,
         _HIGH * -(-len(shown) // 2),

@@ -94,13 +94,13 @@ def trained(spec: Spec, folder: Path, until: int | None, report: Callable[[Step]
 
 
 def _read() -> dict[str, list[Trained]]:
-    found: dict[str, list[Trained]] = {}
+    runs_of: dict[str, list[Trained]] = {}
     if RESULTS.exists():
         with RESULTS.open(newline="") as file:
             for row in csv.DictReader(file):
                 metrics = {"accuracy": float(row["accuracy"]), "loss": float(row["loss"])}
-                found.setdefault(row["run"], []).append(Trained(int(row["tokens"]), metrics))
-    return {key: sorted(seen, key=lambda each: each.tokens) for key, seen in found.items()}
+                runs_of.setdefault(row["run"], []).append(Trained(int(row["tokens"]), metrics))
+    return {key: sorted(seen, key=lambda each: each.tokens) for key, seen in runs_of.items()}
 
 
 def _write(results: dict[str, list[Trained]]) -> None:
@@ -167,11 +167,11 @@ def table(seeds: int) -> Iterator[str]:
     """Yield the table as Markdown."""
     tasks = [*product(ARMS, range(seeds))]
     with ProcessPoolExecutor(int(os.environ.get("WORKERS", len(os.sched_getaffinity(0))))) as pool:
-        found = dict(zip(tasks, pool.map(search, *zip(*tasks, strict=True)), strict=True))
+        results = dict(zip(tasks, pool.map(search, *zip(*tasks, strict=True)), strict=True))
     yield f"| search | best accuracy | reached {NEAR} | FLOPs of the cheapest that did | hypervolume |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     for arm in ARMS:
-        runs = [found[arm, seed] for seed in range(seeds)]
+        runs = [results[arm, seed] for seed in range(seeds)]
         near = [[flops for accuracy, flops in run if accuracy >= NEAR] for run in runs]
         cheapest = [min(flops) for flops in near if flops]
         cells = [

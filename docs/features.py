@@ -103,7 +103,7 @@ class Surrogate(Source):
 
     def _pool(self, best: Sequence[Params], seen: set[object], rng: random.Random) -> Points:
         parents = best[: max(4, len(best) // 4)]
-        found: list[tuple[Params, Costs]] = []
+        pool: list[tuple[Params, Costs]] = []
         for number in range(DRAWN):
             ask: Ask = partial(draw, rng=rng)
             if number % 2:
@@ -115,10 +115,10 @@ class Surrogate(Source):
             over = any(costs.get(cap, 0) > limit for cap, limit in self._limits.items())
             if _key(params) not in seen and not over:
                 seen.add(_key(params))
-                found.append((params, costs))
-            if len(found) == POOL:
+                pool.append((params, costs))
+            if len(pool) == POOL:
                 break
-        return found
+        return pool
 
     def _ranked(self, known: Points, values: Numbers, pool: Points, rng: random.Random) -> list[Params]:
         mean, spread = self._predicted(known, values[:, 0], pool)
@@ -131,13 +131,13 @@ class Surrogate(Source):
         return [pool[i][0] for i in np.argsort(-score, kind="stable")]
 
     def _predicted(self, known: Points, values: Numbers, pool: Points) -> tuple[Numbers, Numbers]:
-        found = []
+        by_features = []
         points = [*known, *pool]
         for rows in (_choices(self._parameters.values(), points), _logs(points))[
             : 1 + ("costs" in self._seen)
         ]:
-            found.append(predicted(rows[: len(known)], values, rows[len(known) :]))
-        means, spreads = zip(*found, strict=True)
+            by_features.append(predicted(rows[: len(known)], values, rows[len(known) :]))
+        means, spreads = zip(*by_features, strict=True)
         return sum(means) / len(means), sum(spreads) / len(spreads)
 
     def _costs(self, ask: Ask) -> tuple[Params, Costs]:
@@ -222,8 +222,8 @@ def search(seen: str, measure: str, seed: int) -> list[float]:
     budgets = BUDGETS[measure]
     objectives = ONE if measure == "accuracy" else TWO
     given = {"objectives": objectives, "rungs": "[]", "trials": "null", "tokens": str(budgets[-1] * full())}
-    found = Sampler("", lambda space: Surrogate(space, seen))
-    ours = patch.object(feasible, "find_sampler", lambda name: found)
+    surrogate = Sampler("", lambda space: Surrogate(space, seen))
+    ours = patch.object(feasible, "find_sampler", lambda name: surrogate)
     with TemporaryDirectory() as folder, warnings.catch_warnings(), ours:
         warnings.simplefilter("ignore")
         part = space(seed=str(seed), **given)
@@ -247,10 +247,10 @@ def replay() -> None:
         for seed in range(SEEDS[measure])
     ]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = pool.map(search, *zip(*tasks, strict=True))
+        results = pool.map(search, *zip(*tasks, strict=True))
         rows = [
             (*task, budget, f"{value:.6g}")
-            for task, values in zip(tasks, found, strict=True)
+            for task, values in zip(tasks, results, strict=True)
             for budget, value in zip(BUDGETS[task[1]], values, strict=True)
         ]
     out = io.StringIO()
@@ -261,29 +261,29 @@ def replay() -> None:
 
 def tables() -> Iterator[str]:
     """Yield what was found as Markdown, beside the samplers of earlier replays."""
-    found: dict[tuple[str, str, int], list[float]] = {}
+    values_of: dict[tuple[str, str, int], list[float]] = {}
     with RESULTS.open(newline="") as file:
         for row in csv.DictReader(file):
             key = row["features"], row["measure"], int(row["budget"])
-            found.setdefault(key, []).append(float(row["value"]))
+            values_of.setdefault(key, []).append(float(row["value"]))
     for name in ("tpe", "random"):
         for curve in read_curves(CURVES):
             if curve.arm == f"{name}, no rungs":
                 for budget in BUDGETS["accuracy"]:
-                    found.setdefault((name, "accuracy", budget), []).append(curve.at(budget))
+                    values_of.setdefault((name, "accuracy", budget), []).append(curve.at(budget))
     for each in read_found():
         if each.rule == "no rung":
             values = {10: each.hypervolume_10, 20: each.hypervolume_20}
             for budget in BUDGETS["hypervolume"]:
-                found.setdefault((each.sampler, "hypervolume", budget), []).append(values[budget])
+                values_of.setdefault((each.sampler, "hypervolume", budget), []).append(values[budget])
     columns = [(measure, budget) for measure in BUDGETS for budget in BUDGETS[measure]]
     yield f"| |{''.join(f' {measure}, {budget} |' for measure, budget in columns)}"
     yield f"| --- |{' ---: |' * len(columns)}"
     for name in (*FEATURES, "tpe", "random"):
-        lists = [found[name, *column] for column in columns]
+        lists = [values_of[name, *column] for column in columns]
         cells = (f"{fmean(values):.3f} ± {stdev(values):.3f}" for values in lists)
         yield f"| {name} | {' | '.join(cells)} |"
-    without, with_costs = ([found[name, *column] for column in columns] for name in FEATURES)
+    without, with_costs = ([values_of[name, *column] for column in columns] for name in FEATURES)
     cells = (
         f"{fmean(two) - fmean(one):+.3f}, p {permutation_test(two, one):.2g}"
         for one, two in zip(without, with_costs, strict=True)
@@ -298,7 +298,7 @@ def predictions(splits: int = 60) -> Iterator[str]:
     values = np.array(table.column(-1))
     rows = {"choices": _choices(whole.parameters, points), "costs": _logs(points)}
     counts = (10, 20, 40, 80)
-    found: dict[str, list[list[float]]] = {name: [[] for _ in counts] for name in (*rows, "both")}
+    correlations: dict[str, list[list[float]]] = {name: [[] for _ in counts] for name in (*rows, "both")}
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(len(values))
         for at, count in enumerate(counts):
@@ -306,10 +306,10 @@ def predictions(splits: int = 60) -> Iterator[str]:
             told = {name: predicted(x[few], values[few], x[rest])[0] for name, x in rows.items()}
             told["both"] = (told["choices"] + told["costs"]) / 2
             for name, mean in told.items():
-                found[name][at].append(float(np.corrcoef(_ranks(mean), _ranks(values[rest]))[0, 1]))
+                correlations[name][at].append(float(np.corrcoef(_ranks(mean), _ranks(values[rest]))[0, 1]))
     yield f"| features |{''.join(f' {count} points |' for count in counts)}"
     yield f"| --- |{' ---: |' * len(counts)}"
-    for name, lists in found.items():
+    for name, lists in correlations.items():
         yield f"| {name} | {' | '.join(f'{fmean(each):.2f}' for each in lists)} |"
 
 

@@ -149,21 +149,21 @@ def search(sampler: str, rule: str, seed: int) -> Found:
         trials = run_search(part, Path(folder) / "search", recorded()).state.ledger.trials()
     ended = [record for record in trials if record.status == "finished"]
     stopped = [record for record in trials if record.status == "stopped"]
-    found = [_in_full(trials, budget) for budget in BUDGETS]
-    volumes = [hypervolume(points) / hypervolume(_everything()) for points in found]
-    best = [max((accuracy for accuracy, _ in points), default=math.nan) for points in found]
+    by_budget = [_in_full(trials, budget) for budget in BUDGETS]
+    volumes = [hypervolume(points) / hypervolume(_everything()) for points in by_budget]
+    best = [max((accuracy for accuracy, _ in points), default=math.nan) for points in by_budget]
     counts = (len(trials), len(ended), len(ended) + len(stopped), len(ended))
     return Found(sampler, rule, seed, *counts, *volumes, *best)
 
 
 def _in_full(trials: Iterable[Record], budget: int) -> list[tuple[float, float]]:
     """Return accuracy and FLOPs of what was trained in full within a budget."""
-    spent, found = 0, []
+    spent, points = 0, []
     for trial in trials:
         spent += trial.tokens
         if trial.status == "finished" and spent <= budget * full():
-            found.append((trial.seen[-1].metrics["accuracy"], trial.costs["flops_per_token"]))
-    return found
+            points.append((trial.seen[-1].metrics["accuracy"], trial.costs["flops_per_token"]))
+    return points
 
 
 @cache
@@ -188,11 +188,11 @@ def replay(seeds: int) -> None:
     """Replay every rule with every sampler and seed, and write what was found."""
     tasks = [*product(SAMPLERS, WAYS, range(seeds))]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = list(pool.map(search, *zip(*tasks, strict=True)))
+        results = list(pool.map(search, *zip(*tasks, strict=True)))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(field.name for field in fields(Found))
-    for each in found:
+    for each in results:
         writer.writerow(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in astuple(each))
     write_text(FOUND, out.getvalue())
 
@@ -228,17 +228,17 @@ def orders(count: int = 400) -> Iterator[str]:
     """Yield how rules differ from the one before over many random orders, as Markdown."""
     yield f"| ranked by |{''.join(f' keep {keep:g} | went on |' for keep in SHARES)}"
     yield f"| --- |{' ---: |' * (2 * len(SHARES))}"
-    found = {
+    shares = {
         (rule, keep): [in_order(rule, seed, keep) for seed in range(count)]
         for rule, keep in product(WAYS, SHARES)
     }
     for rule in WAYS:
         cells = []
         for keep in SHARES:
-            pairs = zip(found[rule, keep], found[BEFORE, keep], strict=True)
+            pairs = zip(shares[rule, keep], shares[BEFORE, keep], strict=True)
             beyond = [own - other for (own, _), (other, _) in pairs]
             cells.append(f"{fmean(beyond):+.4f} ± {stdev(beyond) / math.sqrt(count):.4f}")
-            cells.append(f"{fmean(share for _, share in found[rule, keep]):.2f}")
+            cells.append(f"{fmean(share for _, share in shares[rule, keep]):.2f}")
         yield f"| {rule} | {' | '.join(cells)} |"
 
 
@@ -288,12 +288,12 @@ def moving(seed: int, budget: int, stops: Sequence[int], least: float, both: boo
         spent += record.tokens
     spared = digest.spared
     first, last = (int(spared[rung].name) if rung in spared else 0 for rung in (0, len(stops) - 1))
-    found = [
+    points = [
         (r.seen[-1].metrics["accuracy"], r.costs["flops_per_token"])
         for r in records
         if r.status == "finished"
     ]
-    return hypervolume(found) / hypervolume(_everything()), first, last
+    return hypervolume(points) / hypervolume(_everything()), first, last
 
 
 def moved(count: int = 60) -> Iterator[str]:
@@ -301,14 +301,14 @@ def moved(count: int = 60) -> Iterator[str]:
     yield "| objectives | rungs | budget | fixed | moved | difference | first moved | last moved |"
     yield f"| --- | --- |{' ---: |' * 6}"
     for both, (name, stops), budget in product((False, True), STOPS.items(), (20, 40)):
-        fixed, found = (
+        fixed, moved_runs = (
             [moving(seed, budget, stops, least, both) for seed in range(count)]
             for least in (-1.0, rung_check.LEAST)
         )
-        beyond = [own - other for (own, *_), (other, *_) in zip(found, fixed, strict=True)]
-        means = [f"{fmean(volume for volume, *_ in group):.3f}" for group in (fixed, found)]
+        beyond = [own - other for (own, *_), (other, *_) in zip(moved_runs, fixed, strict=True)]
+        means = [f"{fmean(volume for volume, *_ in group):.3f}" for group in (fixed, moved_runs)]
         difference = f"{fmean(beyond):+.4f} ± {stdev(beyond) / math.sqrt(count):.4f}"
-        often = [f"{fmean(each[i] > 0 for each in found):.2f}" for i in (1, 2)]
+        often = [f"{fmean(each[i] > 0 for each in moved_runs):.2f}" for i in (1, 2)]
         cells = ["accuracy, FLOPs" if both else "accuracy", name, str(budget), *means, difference, *often]
         yield f"| {' | '.join(cells)} |"
 
@@ -323,15 +323,15 @@ def read_found() -> list[Found]:
         ]
 
 
-def table(found: Sequence[Found]) -> Iterator[str]:
+def table(results: Sequence[Found]) -> Iterator[str]:
     """Yield what the rules found, mean and standard deviation over seeds, as Markdown."""
     head = ["sampler", "ranked by", *(f"hypervolume, {budget}" for budget in BUDGETS)]
     head += [f"p, {BUDGETS[-1]}", f"accuracy, {BUDGETS[-1]}", "went on", "begun", "in full"]
     yield f"| {' | '.join(head)} |"
     yield f"| --- | --- |{' ---: |' * (len(head) - 2)}"
     for sampler, rule in product(SAMPLERS, WAYS):
-        group = _group(found, sampler, rule)
-        before = [each.hypervolume_20 for each in _group(found, sampler, BEFORE)]
+        group = _group(results, sampler, rule)
+        before = [each.hypervolume_20 for each in _group(results, sampler, BEFORE)]
         own = [each.hypervolume_20 for each in group]
         cells = [sampler, rule, _spread([each.hypervolume_10 for each in group]), _spread(own)]
         cells.append("" if rule == BEFORE else f"{permutation_test(own, before):.2g}")
@@ -342,8 +342,8 @@ def table(found: Sequence[Found]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _group(found: Sequence[Found], sampler: str, rule: str) -> list[Found]:
-    return [each for each in found if (each.sampler, each.rule) == (sampler, rule)]
+def _group(results: Sequence[Found], sampler: str, rule: str) -> list[Found]:
+    return [each for each in results if (each.sampler, each.rule) == (sampler, rule)]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -71,15 +71,15 @@ _DIGITS = 6
 
 def files() -> dict[Path, Callable[[], str]]:
     """Map every generated file to what makes what it should hold now."""
-    found: dict[Path, Callable[[], str]] = {ROOT / "specs" / "composer.schema.json": schema_text}
-    found[ROOT / "docs" / "images" / "dreamer-tiny.svg"] = partial(drawing, "dreamer-tiny")
+    targets: dict[Path, Callable[[], str]] = {ROOT / "specs" / "composer.schema.json": schema_text}
+    targets[ROOT / "docs" / "images" / "dreamer-tiny.svg"] = partial(drawing, "dreamer-tiny")
     for path in SPECS:
-        found |= {GOLDEN / path.stem / name: partial(make, path) for name, make in GOLDEN_OF_SPECS.items()}
+        targets |= {GOLDEN / path.stem / name: partial(make, path) for name, make in GOLDEN_OF_SPECS.items()}
     for path in SPACES:
-        found |= {GOLDEN / path.stem / name: partial(make, path) for name, make in GOLDEN_OF_SPACES.items()}
+        targets |= {GOLDEN / path.stem / name: partial(make, path) for name, make in GOLDEN_OF_SPACES.items()}
     for pattern in PAGES:
-        found |= {page: partial(refreshed_page, page) for page in sorted(ROOT.glob(pattern))}
-    return found
+        targets |= {page: partial(refreshed_page, page) for page in sorted(ROOT.glob(pattern))}
+    return targets
 
 
 def drawing(name: str) -> str:
@@ -91,9 +91,9 @@ def golden_costs(path: Path) -> str:
     """Count the costs of a spec."""
     spec = load(path)
     plan = make_plan(spec)
-    found = {**plan.costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, plan.graph))}
-    found["h100_step_seconds"] = step_time(spec, plan.graph, NAMED["h100"]).seconds
-    return f"{json.dumps(_rounded(found), indent=1)}\n"
+    costs = {**plan.costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, plan.graph))}
+    costs["h100_step_seconds"] = step_time(spec, plan.graph, NAMED["h100"]).seconds
+    return f"{json.dumps(_rounded(costs), indent=1)}\n"
 
 
 def golden_identity(path: Path) -> str:
@@ -192,9 +192,12 @@ def samplers_table(_: str) -> str:
     """Make the table of the samplers of a search."""
     rows = [["`sampler`", ""]]
     for name in samplers():
-        found = find_sampler(name)
+        sampler = find_sampler(name)
         rows.append(
-            [f"`{name}`", found.meaning + (f"; `pip install '{found.install}'`" if found.install else "")]
+            [
+                f"`{name}`",
+                sampler.meaning + (f"; `pip install '{sampler.install}'`" if sampler.install else ""),
+            ]
         )
     return _table(rows)
 

@@ -41,17 +41,17 @@ def table(cuda: bool) -> Iterator[str]:
     errors = []
     for name, (spec, batch) in varied().items():
         for again in (False, True):
-            memory, found = row(spec, batch, again, cuda)
-            errors.append(100 * (memory.total / found - 1))
+            memory, peak = row(spec, batch, again, cuda)
+            errors.append(100 * (memory.total / peak - 1))
             share = 100 * memory.terms["activations"] / memory.total
-            told = [
+            cells = [
                 name,
                 str(memory.tokens),
                 "all" if again else "",
                 bytes_text(memory.total),
-                bytes_text(found),
+                bytes_text(peak),
             ]
-            yield f"| {' | '.join(told)} | {errors[-1]:+.2f} % | {share:.0f} % | {memory.moment} |"
+            yield f"| {' | '.join(cells)} | {errors[-1]:+.2f} % | {share:.0f} % | {memory.moment} |"
     spread = (
         f"{min(errors):+.2f} to {max(errors):+.2f} %, half within {statistics.median(map(abs, errors)):.2f} %"
     )

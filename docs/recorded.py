@@ -183,15 +183,15 @@ _Rows = dict[frozenset[tuple[str, str]], list[Trained]]
 
 def _rows(path: Path) -> _Rows:
     """Read a table: columns are parameters, then METRIC@TOKENS."""
-    found: _Rows = {}
+    rows: _Rows = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             params = {name: value for name, value in row.items() if "@" not in name and value}
             stops = sorted({int(name.split("@")[1]) for name in row if "@" in name})
-            found[_key(params)] = [
+            rows[_key(params)] = [
                 Trained(stop, {name: float(row[f"{name}@{stop}"]) for name in METRICS}) for stop in stops
             ]
-    return found
+    return rows
 
 
 def _text(whole: Space, chosen: list[Params], rows: _Rows) -> str:

@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import optuna
-from curves import BUDGETS, Curve, curves_text, figure, found_table, live_table, read_curves, rival_table
+from curves import BUDGETS, Curve, best_table, curves_text, figure, live_table, read_curves, rival_table
 from recorded import POINTS, ROOT, Recorded, full, outside, record, space
 
 from composer.training.folder.files import write_text
@@ -105,7 +105,7 @@ def live(arms: Sequence[str]) -> None:
 def tables() -> Iterator[str]:
     """Yield what came out, as Markdown."""
     curves = read_curves(CURVES)
-    yield from found_table(curves, [*ARMS])
+    yield from best_table(curves, [*ARMS])
     yield ""
     pairs = [(sampler + way, RIVAL + way) for way in WAYS for sampler in SAMPLERS if sampler != RIVAL]
     yield from rival_table(curves, [*pairs, (PLAIN, RIVAL)])
@@ -120,9 +120,9 @@ def tables() -> Iterator[str]:
 def agreements(columns: Sequence[Sequence[float]]) -> Iterator[str]:
     """Yield Kendall's tau between the accuracies of the same points at every two milestones."""
     for (i, one), (j, other) in combinations(enumerate(columns, 1), 2):
-        found = agreement(one, other)
-        if found is not None:
-            yield f"tau, milestones {i} and {j}: {found.tau:.2f} ({found.low:.2f} to {found.high:.2f})"
+        tau = agreement(one, other)
+        if tau is not None:
+            yield f"tau, milestones {i} and {j}: {tau.tau:.2f} ({tau.low:.2f} to {tau.high:.2f})"
 
 
 def _chosen(arms: Sequence[str]) -> list[str]:

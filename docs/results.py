@@ -38,8 +38,8 @@ def main(folder: Path, arms: list[str]) -> None:
     """Print one row for each arm: both accuracies of every seed."""
     torch.set_num_threads(1)
     for arm in arms or ARMS:
-        found = [measure(arm, seed, folder) for seed in range(SEEDS)]
-        for what, values in zip(("60 %", "end"), zip(*found, strict=True), strict=True):
+        accuracies = [measure(arm, seed, folder) for seed in range(SEEDS)]
+        for what, values in zip(("60 %", "end"), zip(*accuracies, strict=True), strict=True):
             print(
                 f"{arm:20} {what:5} {sum(values) / SEEDS:.3f}  {' '.join(f'{v:.4f}' for v in values)}",
                 flush=True,

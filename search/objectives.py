@@ -48,15 +48,15 @@ class Goals:
             SearchError: training measures no metric of that name.
             Crash: a metric is not finite.
         """
-        found: list[float] = []
+        results: list[float] = []
         for name in self.names:
             source: Mapping[str, float] = costs if name in MEASURES else metrics
             if name not in source:
                 raise SearchError(unknown_metric(name, metrics))
             if not math.isfinite(source[name]):
                 raise Crash(f"{name} is {source[name]}")
-            found.append(float(source[name]))
-        return tuple(found)
+            results.append(float(source[name]))
+        return tuple(results)
 
     def ascending(self, values: Values) -> Values:
         """Change signs so that larger is better for every value."""
@@ -65,13 +65,13 @@ class Goals:
     def worst(self, seen: Iterable[Values], costs: Mapping[str, float]) -> Values:
         """Return finite values for a candidate without results: its costs, else the worst seen, else 0."""
         known = list(seen)
-        found = []
+        values = []
         for i, objective in enumerate(self.objectives):
             column = [values[i] for values in known]
             pick = min if objective.direction == "maximize" else max
             default = pick(column, default=0.0)
-            found.append(float(costs.get(objective.metric, default)) if objective.is_cost else default)
-        return tuple(found)
+            values.append(float(costs.get(objective.metric, default)) if objective.is_cost else default)
+        return tuple(values)
 
     def front(self, results: Mapping[Key, Values]) -> list[Key]:
         """Return the keys of results that no other dominates, the best in the primary objective first."""

@@ -33,7 +33,7 @@ def goals(parts: Sequence[Part]) -> Iterator[str]:
     for part in parts:
         for row in part.rows:
             for goal in row.goals:
-                yield f"  {row.case}, {row.task}, {row.name}: {_told(goal)}"
+                yield f"  {row.case}, {row.task}, {row.name}: {_goal_text(goal)}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -49,11 +49,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         count_text(row.flops) if row.flops else "",
         bytes_text(row.peak) if row.peak else "",
         f"{row.against[0]:.2f}x ({row.against[1]:.2f} to {row.against[2]:.2f})" if row.against else "",
-        "; ".join([*map(_told, row.goals), *([row.note] if row.note else [])]),
+        "; ".join([*map(_goal_text, row.goals), *([row.note] if row.note else [])]),
     )
 
 
-def _told(goal: Goal) -> str:
+def _goal_text(goal: Goal) -> str:
     return f"{goal.text}: {'met' if goal.met else 'not met'} ({_number(goal)})"
 
 

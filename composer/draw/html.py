@@ -13,25 +13,25 @@ body { margin: 24px; background: #fff; color: #1b2430; font: 14px/1.45 FONTS; }
 svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 .part { cursor: default; outline: none; }
 .part:hover > rect:first-of-type, .part:focus > rect:first-of-type { stroke: #1b2430; stroke-width: 2.4; }
-#told { position: fixed; max-width: min(760px, calc(100vw - 32px)); padding: 12px 16px; background: #fff;
+#details { position: fixed; max-width: min(760px, calc(100vw - 32px)); padding: 12px 16px; background: #fff;
   border: 1px solid #c3cad3; border-radius: 8px; box-shadow: 0 6px 24px rgb(27 36 48 / 18%);
   pointer-events: none; }
-#told h2 { margin: 0 0 4px; font-size: 15px; }
-#told p { margin: 0; color: #55606e; }
-#told table { margin-top: 8px; border-collapse: collapse; font-size: 13px; }
-#told th, #told td { padding: 2px 14px 2px 0; text-align: left; vertical-align: top; }
-#told th { border-bottom: 1px solid #c3cad3; font-weight: 600; }
-#told .number { padding-right: 0; padding-left: 10px; text-align: right; white-space: nowrap; }
+#details h2 { margin: 0 0 4px; font-size: 15px; }
+#details p { margin: 0; color: #55606e; }
+#details table { margin-top: 8px; border-collapse: collapse; font-size: 13px; }
+#details th, #details td { padding: 2px 14px 2px 0; text-align: left; vertical-align: top; }
+#details th { border-bottom: 1px solid #c3cad3; font-weight: 600; }
+#details .number { padding-right: 0; padding-left: 10px; text-align: right; white-space: nowrap; }
 """.replace("FONTS", FONTS)
 
 _SCRIPT = """
-const told = document.getElementById("told");
+const details = document.getElementById("details");
 function show(part, x, y) {
-  told.replaceChildren(document.getElementById("detail-" + part.id).content.cloneNode(true));
-  told.hidden = false;
-  const room = told.getBoundingClientRect();
-  told.style.left = Math.max(8, Math.min(x + 16, innerWidth - room.width - 8)) + "px";
-  told.style.top = Math.max(8, y + 16 + room.height < innerHeight ? y + 16 : y - room.height - 16) + "px";
+  details.replaceChildren(document.getElementById("detail-" + part.id).content.cloneNode(true));
+  details.hidden = false;
+  const room = details.getBoundingClientRect();
+  details.style.left = Math.max(8, Math.min(x + 16, innerWidth - room.width - 8)) + "px";
+  details.style.top = Math.max(8, y + 16 + room.height < innerHeight ? y + 16 : y - room.height - 16) + "px";
 }
 for (const part of document.querySelectorAll(".part")) {
   part.addEventListener("pointermove", event => show(part, event.clientX, event.clientY));
@@ -39,7 +39,7 @@ for (const part of document.querySelectorAll(".part")) {
     const at = part.getBoundingClientRect();
     show(part, at.left, at.bottom);
   });
-  for (const end of ["pointerleave", "blur"]) part.addEventListener(end, () => { told.hidden = true; });
+  for (const end of ["pointerleave", "blur"]) part.addEventListener(end, () => { details.hidden = true; });
 }
 """
 _NUMBERS = 2
@@ -49,7 +49,7 @@ _NUMBERS = 2
 def html(picture: Picture) -> str:
     """Return a picture as a self-contained page, without network access or other files."""
     templates = (
-        f'<template id="detail-part-{number}">{"".join(_told(group.detail))}</template>'
+        f'<template id="detail-part-{number}">{"".join(_detail_html(group.detail))}</template>'
         for number, group in enumerate(picture.groups())
     )
     lines = (
@@ -64,7 +64,7 @@ def html(picture: Picture) -> str:
         "<body>",
         svg(picture, alone=False),
         *templates,
-        '<div id="told" role="tooltip" hidden></div>',
+        '<div id="details" role="tooltip" hidden></div>',
         f"<script>{_SCRIPT}</script>",
         "</body>",
         "</html>",
@@ -73,7 +73,7 @@ def html(picture: Picture) -> str:
     return "\n".join(lines)
 
 
-def _told(detail: Detail) -> Iterator[str]:
+def _detail_html(detail: Detail) -> Iterator[str]:
     yield f"<h2>{escape(detail.heading)}</h2>"
     yield from (f"<p>{escape(line)}</p>" for line in detail.lines)
     if len(detail.table) > 1:

@@ -354,9 +354,9 @@ class Drawing:
             )
         for number, line in enumerate(slots_words(held)):
             items.append(Text(x, top + tall + 17 + 16 * number, line, SMALL, SOFT, anchor="middle"))
-        self.items.append(Group(self._told(held), items))
+        self.items.append(Group(self._slots_detail(held), items))
 
-    def _told(self, held: Held) -> Detail:
+    def _slots_detail(self, held: Held) -> Detail:
         lines = (
             f"{held.count} slots of {held.shape} per token: keys and values of each step",
             "each step appends one and reads those written before",

@@ -73,7 +73,7 @@ def _section(measure: Measure, runs: Sequence[Inspected], width: tuple[float, ..
     results = [run.found[measure.name] for run in runs]
     every = [view for each in results if isinstance(each, Found) for view in _leaves(each.views)]
     columns = "".join(
-        f"<div>{named.format(escape(run.name))}{''.join(_found(each, _Shown(width, every)))}</div>"
+        f"<div>{named.format(escape(run.name))}{''.join(_result_html(each, _Shown(width, every)))}</div>"
         for run, each in zip(runs, results, strict=True)
     )
     kind = "pair" if len(runs) > 1 else "single"
@@ -101,7 +101,7 @@ def _leaves(views: Iterable[View]) -> Iterator[View]:
             yield view
 
 
-def _found(result: Found | str, shown: _Shown) -> Iterator[str]:
+def _result_html(result: Found | str, shown: _Shown) -> Iterator[str]:
     if isinstance(result, str):
         yield f"<p><strong>Left out.</strong> {escape(result)}</p>"
         return

@@ -153,7 +153,7 @@ def _wire(tree: Tree) -> Iterator[Edit]:
         for key, values in _wiring().items():
             for value in values:
                 if stage.get(key, values[0]) != value:
-                    words = f"{key} of {_name(path)} {_told(value)}"
+                    words = f"{key} of {_name(path)} {_value_text(value)}"
                     yield Edit(words, _replaced(tree, path, [{**stage, key: value}]))
 
 
@@ -247,7 +247,7 @@ def _values(option: type[WiringConfig]) -> list[Any]:
     return [{**first, name: value} for name, each in values.items() for value in each]
 
 
-def _told(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {each}" for key, each in value.items()) + "}"
     return str(value)

@@ -89,15 +89,15 @@ class Compiled:
             raise UserError(
                 "expected TRITON_INTERPRET not to be set: kernels that are interpreted have no code"
             )
-        self.found: dict[Any, MachineCode] = {}
+        self.codes: dict[Any, MachineCode] = {}
 
     def __call__(self, launch: TritonLaunch) -> None:
         """Compile the kernel of a launch; of several launches of the same code keep the largest."""
         with _hopper():
             made = launch.compile()
-        known = self.found.get(made.hash)
+        known = self.codes.get(made.hash)
         if known is None or known.launch.bytes < launch.bytes:
-            self.found[made.hash] = _read(made, launch)
+            self.codes[made.hash] = _read(made, launch)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class Recording:
 
     def steps(self, name: str) -> list[StepKey]:
         """Return the steps at which a value was recorded in the last pass; none outside of stages."""
-        return [_told(step) for step in self._found(name) if step]
+        return [_step_key(step) for step in self._recorded(name) if step]
 
     def __getitem__(self, key: str | tuple[str, StepKey]) -> Tensor:
         """Return a value of the last pass; for a name in a stage all steps, stacked in dimension 0.
@@ -96,7 +96,7 @@ class Recording:
             ValueError: it was not recorded, or its steps have different shapes.
         """
         if isinstance(key, str):
-            by_step = self._found(key)
+            by_step = self._recorded(key)
             if () in by_step:
                 return by_step[()]  # type: ignore[no-any-return]
             if len({each.shape for each in by_step.values()}) > 1:
@@ -105,17 +105,17 @@ class Recording:
                 )
             return torch.stack([*by_step.values()])
         name, step = key
-        by_step = self._found(name)
+        by_step = self._recorded(name)
         if _step(step) not in by_step:
-            recorded = ", ".join(str(_told(each)) for each in by_step if each) or "none"
+            recorded = ", ".join(str(_step_key(each)) for each in by_step if each) or "none"
             raise ValueError(f"{name}: expected one of the recorded steps ({recorded}), got {step}")
         return by_step[_step(step)]  # type: ignore[no-any-return]
 
     def all_steps(self, name: str) -> Mapping[Step, Any]:
         """Return a value at every step at which it was recorded in the last pass, tensor or not."""
-        return self._found(name)
+        return self._recorded(name)
 
-    def _found(self, name: str) -> dict[Step, Any]:
+    def _recorded(self, name: str) -> dict[Step, Any]:
         if name not in self._wanted:
             raise ValueError(f"{name}: it is not recorded{_hint(name, self._wanted)}")
         if not self._values:
@@ -214,15 +214,17 @@ def _step(step: StepKey) -> Step:
     return (step,) if isinstance(step, int) else tuple(step)
 
 
-def _told(step: Sequence[int]) -> StepKey:
+def _step_key(step: Sequence[int]) -> StepKey:
     return step[0] if len(step) == 1 else tuple(step)
 
 
 def _replaced(replacement: Replacement, name: str, step: Step, value: Tensor) -> Tensor:
     made = (
-        replacement if isinstance(replacement, Tensor) else replacement(value, _told(step) if step else None)
+        replacement
+        if isinstance(replacement, Tensor)
+        else replacement(value, _step_key(step) if step else None)
     )
-    at = f" at step {_told(step)}" if step else ""
+    at = f" at step {_step_key(step)}" if step else ""
     if not isinstance(made, Tensor):
         raise ValueError(f"replace: {name}{at}: expected a tensor, got {type(made).__name__}")
     if (made.shape, made.dtype, made.device) != (value.shape, value.dtype, value.device):

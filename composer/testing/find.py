@@ -55,7 +55,9 @@ def find_options(name: str) -> list[type[WiringConfig]]:
     held = vars(imported(module, os.getcwd()))
     option: Any = held.get(attribute)
     if not _is(option, WiringConfig) or not option.name:
-        raise UnknownName(f"{name}: expected a subclass of WiringConfig with a name, got {_told(option)}")
+        raise UnknownName(
+            f"{name}: expected a subclass of WiringConfig with a name, got {_type_name(option)}"
+        )
     of_key = [each for each in held.values() if _is(each, WiringConfig) and kind_of(each) is kind_of(option)]
     if option not in known.get(kind_of(option).key, {}).values():
         _add(of_key)
@@ -100,7 +102,7 @@ def _find(name: str, known: dict[str, type[C]], base: type[C], tag: str) -> type
         module, _, attribute = name.partition(":")
         value: Any = getattr(imported(module, os.getcwd()), attribute, None)
         offered: list[type[C]] = [value] if _is(value, base, tag) else []
-        expected, got = f"a subclass of {base.__name__}", _told(value)
+        expected, got = f"a subclass of {base.__name__}", _type_name(value)
     elif Path(name).is_dir():
         folder = Path(name).resolve()
         values = vars(imported(folder.name, str(folder.parent))).values()
@@ -140,5 +142,5 @@ def _is(value: object, base: type[Config], tag: str | None = None) -> bool:
     return tag is None or tag in value.model_fields
 
 
-def _told(value: object) -> str:
+def _type_name(value: object) -> str:
     return "nothing" if value is None else getattr(value, "__name__", type(value).__name__)

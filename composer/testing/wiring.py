@@ -75,7 +75,7 @@ def examples(option: type[WiringConfig]) -> dict[str, Example]:
     models = models_with(kind.key)
     by_name = {}
     for value in option_values(option):
-        if (name := f"{kind.key} {_told(value)}") in models:
+        if (name := f"{kind.key} {_value_text(value)}") in models:
             siblings = {other: plain for other, plain in models.items() if other != name}
             base = {**HOST, "train": TRAIN} if "train" in kind.owner else HOST
             by_name[name] = Example(kind.key, models[name], value == kind.default, base, siblings)
@@ -88,7 +88,7 @@ def models_with(key: str) -> dict[str, Plain]:
     owners = options.kind.owner
     owner = next(each for each in _OWNERS if each in owners)
     values = [value for option in options.values() for value in option_values(option)]
-    models = {f"{key} {_told(value)}": completed(with_option(owner, key, value)) for value in values}
+    models = {f"{key} {_value_text(value)}": completed(with_option(owner, key, value)) for value in values}
     return {name: plain for name, plain in models.items() if stands(plain)}
 
 
@@ -112,7 +112,7 @@ def with_option(owner: Owner, key: str, value: Any) -> Plain:
     return {**HOST, "model": model, "stages": [stage]}
 
 
-def _told(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 

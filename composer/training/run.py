@@ -150,7 +150,7 @@ def run_training(
                 begin(folder, spec, taken, start.weights)
             yield _stored(here, folder, events, data)
 
-    with _told(folder, plan):
+    with _training_errors(folder, plan):
         if outside is not None:
             with stop.listening(), outside.joined(backend_of(train, outside.world_size()), train.devices):
                 return among_ranks(outside, entered, work)
@@ -243,7 +243,7 @@ def _stored(plan: Plan, folder: Path, events: Events, data: SpecData) -> Result 
 
 
 @contextmanager
-def _told(folder: Path, plan: Plan) -> Iterator[None]:
+def _training_errors(folder: Path, plan: Plan) -> Iterator[None]:
     """Raise a TrainingError for errors of files, memory, callbacks and loggers in the context."""
     try:
         yield

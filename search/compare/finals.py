@@ -195,7 +195,7 @@ def _baselines(ledger: Ledger) -> list[Record]:
 
 def _ends(ledger: Ledger) -> dict[str, dict[tuple[float, int], Record]]:
     """Return the finals by the record they retrain, then by learning rate and seed."""
-    found: dict[str, dict[tuple[float, int], Record]] = {}
+    ends: dict[str, dict[tuple[float, int], Record]] = {}
     for record in ledger.finals():
-        found.setdefault(record.again["of"], {})[record.again["lr"], record.again["seed"]] = record
-    return found
+        ends.setdefault(record.again["of"], {})[record.again["lr"], record.again["seed"]] = record
+    return ends

@@ -40,9 +40,9 @@ class Pareto:
 
     def records(self) -> list[Record]:
         """Return the front, the best in the primary objective first."""
-        found = sorted((self._all[key] for key in self._front), key=in_order)
+        ordered = sorted((self._all[key] for key in self._front), key=in_order)
         first = self._goals.primary_first
-        return sorted(found, key=lambda record: first(self._values[record.key]), reverse=True)
+        return sorted(ordered, key=lambda record: first(self._values[record.key]), reverse=True)
 
     def _enter(self, key: str, values: Values) -> None:
         if not any(dominates(other, values) for other in self._front.values()):

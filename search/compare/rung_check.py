@@ -31,12 +31,12 @@ def latest_pairs(latest_first: Iterable[Record], rung: int, goals: Goals) -> lis
     They are results in the primary objective, baselines' included, in the order of the records.
     """
     i = goals.first_measured
-    found = (
+    all_pairs = (
         (record.seen[rung].values[i], record.seen[-1].values[i])
         for record in latest_first
         if record.status == "finished" and len(record.seen) > rung + 1
     )
-    return [*islice(found, _LAST)][::-1]
+    return [*islice(all_pairs, _LAST)][::-1]
 
 
 def retires(pairs: Sequence[tuple[float, float]]) -> float | None:

@@ -120,11 +120,11 @@ def reached(record: Record, rung: int) -> Seen | None:
 
 def best_first(goals: Goals, records: Iterable[Record]) -> list[Record]:
     """Sort records with results: by front, then by the objectives in order; the sort is stable."""
-    found = list(records)
-    values = [goals.ascending(record.seen[-1].values) for record in found]
+    known = list(records)
+    values = [goals.ascending(record.seen[-1].values) for record in known]
     ranks = fronts(values)
-    order = sorted(range(len(found)), key=lambda i: (ranks[i], *(-value for value in values[i])))
-    return [found[i] for i in order]
+    order = sorted(range(len(known)), key=lambda i: (ranks[i], *(-value for value in values[i])))
+    return [known[i] for i in order]
 
 
 def milestones(rungs: Sequence[int] | FlopRungs, spec: Spec, costs: Mapping[str, float]) -> list[int]:

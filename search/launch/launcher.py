@@ -90,7 +90,7 @@ class Asked:
             options = launcher.options.model_validate(dict(self.options))
         except ValidationError as error:
             raise SearchError(
-                "\n".join(_told(self.name, launcher, each) for each in error.errors())
+                "\n".join(_problem(self.name, launcher, each) for each in error.errors())
             ) from None
         if launcher.missing:
             raise SearchError(
@@ -147,7 +147,7 @@ _EXPECTED = {
 """What is expected, by pydantic's types of errors."""
 
 
-def _told(name: str, launcher: Launcher, error: Any) -> str:
+def _problem(name: str, launcher: Launcher, error: Any) -> str:
     key = ".".join(map(str, error["loc"]))
     option = "--address" if key == "address" else f"--launch {key}"
     if error["type"] == "extra_forbidden":

@@ -134,7 +134,7 @@ class RemoteCrew:
         """Yield their messages until all have ended; None now and then, and if there is none."""
         while self._due or any(worker.ended is None for worker in self.each):
             self._welcome()
-            yield from self._told()
+            yield from self._take_due()
             connected = [worker for worker in self.each if worker.connection is not None]
             if connected:
                 ready = wait([worker.fileno() for worker in connected], _TICK)
@@ -144,7 +144,7 @@ class RemoteCrew:
             else:
                 time.sleep(_TICK)
             self._judge()
-            yield from self._told()
+            yield from self._take_due()
             yield None
 
     def stop(self) -> None:
@@ -162,7 +162,7 @@ class RemoteCrew:
             worker.send(KILL)
         self._give_up(Ended("stopped"))
 
-    def _told(self) -> Iterator[tuple[RemoteWorker, Any]]:
+    def _take_due(self) -> Iterator[tuple[RemoteWorker, Any]]:
         while self._due:
             yield self._due.pop(0)
 

@@ -29,19 +29,19 @@ class Events:
         self, stream: TextIO, folder: Path, space: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream, self._folder, self._space, self._clock = stream, folder, space, clock
-        self._told_at: dict[str, float] = {}
+        self._written_at: dict[str, float] = {}
         self._outcomes: dict[str, int] = {}
 
     def __call__(self, event: Event, state: State) -> None:
         """Write what happened."""
         if event == "progress":
-            if self._clock() - self._told_at.get(state.worker, -_PAUSE) < _PAUSE:
+            if self._clock() - self._written_at.get(state.worker, -_PAUSE) < _PAUSE:
                 return
-            self._told_at[state.worker] = self._clock()
+            self._written_at[state.worker] = self._clock()
         if event == "begin":
-            self._write(event, dict(self._told(event, state)))
+            self._write(event, dict(self._facts(event, state)))
         elif event != "end":
-            self._write(event, {"worker": state.worker, **dict(self._told(event, state))})
+            self._write(event, {"worker": state.worker, **dict(self._facts(event, state))})
 
     def end(self, state: State, reason: str, report: Path | None) -> None:
         """Write how it ended."""
@@ -70,7 +70,7 @@ class Events:
             },
         )
 
-    def _told(self, event: Event, state: State) -> Iterator[tuple[str, Any]]:
+    def _facts(self, event: Event, state: State) -> Iterator[tuple[str, Any]]:
         record = state.running
         match event:
             case "begin":

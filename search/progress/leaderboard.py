@@ -172,11 +172,11 @@ def _remember(path: Path, state: State) -> None:
 
 def ranked(state: State) -> list[Record]:
     """Sort records: trained in full before stopped, then by front, then by the first objective."""
-    found: list[Record] = []
+    ordered: list[Record] = []
     for status in _ORDER:
         group = [record for record in state.ledger if record.status == status]
-        found += _ranked(state, group)
-    return found
+        ordered += _ranked(state, group)
+    return ordered
 
 
 def _ranked(state: State, group: list[Record]) -> Iterator[Record]:

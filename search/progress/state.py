@@ -109,8 +109,8 @@ class State:
         if kind is None:
             return self._followed(Pareto, lambda: Pareto(self.goals, self.ledger.every())).records()
         values = {
-            identity: found
-            for identity, found in self.finished().items()
+            identity: record
+            for identity, record in self.finished().items()
             if self.is_baseline(self._record(identity)) == (kind == "baseline")
         }
         return [self._record(identity) for identity in self.goals.front(values)]
@@ -132,15 +132,15 @@ class State:
         searched = {record.identity: record.seen[-1].values for record in self.front("trial")}
         single = {identity: (values,) for identity, values in (swept or searched).items()}
         basis: Basis = "seeds" if fresh else "rates" if swept else "search"
-        found = choose(self.goals, fresh or single, basis)
-        if found is None:
+        choice = choose(self.goals, fresh or single, basis)
+        if choice is None:
             return None
-        return Choice(self._record(found.winner), self._record(found.best), found.error, basis)
+        return Choice(self._record(choice.winner), self._record(choice.best), choice.error, basis)
 
     def knee(self) -> Record | None:
         """Return the knee of the front; None where the front has fewer than three points."""
-        found = knee(self.goals, {each.identity: each.seen[-1].values for each in self.front()})
-        return None if found is None else self._record(found)
+        identity = knee(self.goals, {each.identity: each.seen[-1].values for each in self.front()})
+        return None if identity is None else self._record(identity)
 
     def best_run(self) -> Record | None:
         """Return the run whose weights stand for the winner.
@@ -166,9 +166,9 @@ class State:
         if kind not in known:
             known[kind] = made = make()
             self.ledger.digest.follow(made.update)
-        found = known[kind]
-        assert isinstance(found, kind)
-        return found
+        entry = known[kind]
+        assert isinstance(entry, kind)
+        return entry
 
     def spent(self) -> float:
         """Return the seconds spent training so far, over all starts and workers."""
@@ -225,8 +225,8 @@ class State:
             share = account.spent / account.limit
             if share:
                 least.append(max(0.0, (1 - account.aside / account.limit) / share - 1) * self.spent())
-        found = max(0.0, min(least)) + again * (durations.of_full() or trial)
-        return found if math.isfinite(found) else None
+        seconds = max(0.0, min(least)) + again * (durations.of_full() or trial)
+        return seconds if math.isfinite(seconds) else None
 
     def _record(self, identity: str) -> Record:
         record = self.ledger.find(identity)

@@ -145,6 +145,6 @@ def short(name: str) -> str:
 
 def shorts(names: Iterable[str]) -> dict[str, str]:
     """Return the last part of each parameter's name, or the whole name where two would be equal."""
-    found = {name: short(name) for name in names}
-    taken = list(found.values())
-    return {name: text if taken.count(text) == 1 else name for name, text in found.items()}
+    texts = {name: short(name) for name in names}
+    taken = list(texts.values())
+    return {name: text if taken.count(text) == 1 else name for name, text in texts.items()}

@@ -138,8 +138,8 @@ class Judge:
             params, _ = self.space.tree(ask)
         except InvalidPoint as error:
             params = error.params
-        found = self._latest.get(tuple(params.items()))
-        return found or candidate(self.space, partial(_answer, params))
+        latest = self._latest.get(tuple(params.items()))
+        return latest or candidate(self.space, partial(_answer, params))
 
     def _judged(self, key: _Key, params: dict[str, Value], tree: dict[str, Any]) -> tuple[float, str]:
         try:
@@ -150,15 +150,15 @@ class Judge:
             over = [costs[cap] / limit - 1 for cap, limit in self._limits.items() if cap in costs]
             if max(over, default=0.0) > 0:
                 return max(over), ""
-        found = self._candidate(params, costs)
-        if found.spec is None:
+        made = self._candidate(params, costs)
+        if made.spec is None:
             return math.inf, ""
-        self._latest[key] = found
+        self._latest[key] = made
         if len(self._latest) > _LATEST:
             del self._latest[next(iter(self._latest))]
-        self._limits = found.spec.caps.limits()
-        over = [share for share in found.constraints.values() if share > 0]
-        return (max(over), "") if over else (0.0, found.identity)
+        self._limits = made.spec.caps.limits()
+        over = [share for share in made.constraints.values() if share > 0]
+        return (max(over), "") if over else (0.0, made.identity)
 
     def _candidate(self, params: dict[str, Value], costs: dict[str, float]) -> Candidate:
         """Return the candidate of a point with these costs, within the limits if these are known."""

@@ -85,15 +85,15 @@ class Population:
                 and trial.user_attrs.get(OUTCOME) in ("feasible", IMPORTED)
             ):
                 self._add(study, trial)
-        found: list[tuple[int, Parent]] = []
+        ordered: list[tuple[int, Parent]] = []
         rank = 0
         for stage in sorted(self._stages):
             parents = self._parents[stage]
             for layer in self._stages[stage].layers():
                 peers = sorted((peer for values in layer for peer in parents[values]), key=itemgetter(0))
-                found += [(rank, parent) for _, parent in peers]
+                ordered += [(rank, parent) for _, parent in peers]
                 rank += 1
-        return found
+        return ordered
 
     def _add(self, study: Study, trial: FrozenTrial) -> None:
         stage, values = _stage(trial), ascending(study, trial)

@@ -104,12 +104,12 @@ class Feasible(BaseSampler):
         inner = RandomSampler(self._seed_of(trial, param_name))
         return inner.sample_independent(study, trial, param_name, param_distribution)
 
-    def _words(self, found: Judged, parents: tuple[Parent, ...]) -> list[str]:
+    def _words(self, judged: Judged, parents: tuple[Parent, ...]) -> list[str]:
         try:
-            return words(found.params, parents, self._judge.space.edits)
+            return words(judged.params, parents, self._judge.space.edits)
         except InvalidPoint:
             # the nearest miss, which is not trained
-            return words(found.params, parents)
+            return words(judged.params, parents)
 
     def _propose(
         self, study: Study, trial: FrozenTrial, lost: bool, known: Callable[[str], bool]
@@ -199,5 +199,5 @@ def origin(trial: Trial) -> dict[str, Any]:
     """Return the origin of a trial's point; empty without parents."""
     # this trial object does not see what its sampler wrote
     written = optuna_private.frozen(trial).user_attrs
-    found: dict[str, Any] = written.get(ORIGIN, {})
-    return found
+    stored: dict[str, Any] = written.get(ORIGIN, {})
+    return stored

@@ -32,25 +32,25 @@ def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
         SpecError: there are no such sizes, or it cannot be trained as the space says.
     """
     try:
-        found = _solved(resolved_yaml(entry.spec), resolved_yaml(like), entry.match, entry.bounds)
+        solved = _solved(resolved_yaml(entry.spec), resolved_yaml(like), entry.match, entry.bounds)
     except SpecError as error:
         first = error.faults[0]
         got = f"{first.path}: expected {first.expected}, got {first.got}"
         raise SpecError([entry.fault("a spec that can be trained as the space is", got)]) from None
-    caps = {each.measure: (like.caps.limit(each.measure) or 0, each.value) for each in found.residuals}
+    caps = {each.measure: (like.caps.limit(each.measure) or 0, each.value) for each in solved.residuals}
     came = [f"{name} {amount(name, value)} of {amount(name, cap)}" for name, (cap, value) in caps.items()]
-    if not found.holds:
+    if not solved.holds:
         near = (f"{name} within {MATCHABLE[name]:g} % below {amount(name, caps[name][0])}" for name in caps)
-        at = f" (the best shape is at {listed(found.reached, 'and')})" if found.reached else ""
+        at = f" (the best shape is at {listed(solved.reached, 'and')})" if solved.reached else ""
         hint = f"match it to fewer caps, begin with other layers, or give it wider bounds{at}"
         raise SpecError(
             [entry.fault(f"sizes that bring {listed(near, 'and')}", f"at best {', '.join(came)}", hint)]
         )
-    spec = found.spec.model_copy(update={"caps": like.caps})
+    spec = solved.spec.model_copy(update={"caps": like.caps})
     return spec, {
-        "moves": [str(move) for move in found.moves],
+        "moves": [str(move) for move in solved.moves],
         "matched": came,
-        "distance": round(found.distance, 2),
+        "distance": round(solved.distance, 2),
     }
 
 

@@ -64,11 +64,11 @@ def moved(parameter: SearchParameter, value: Value, rng: random.Random) -> Value
     goal = min(max(math.exp(reached) if parameter.log else reached, parameter.low), parameter.high)
     if parameter.kind == "float":
         return goal if goal != value else draw(parameter, rng)
-    found = int(parameter.low) + parameter.step * round((goal - parameter.low) / parameter.step)
-    if found == value:
+    new = int(parameter.low) + parameter.step * round((goal - parameter.low) / parameter.step)
+    if new == value:
         steps = [value + way * parameter.step for way in (-1, 1)]
-        found = rng.choice([int(each) for each in steps if parameter.low <= each <= parameter.high])
-    return found
+        new = rng.choice([int(each) for each in steps if parameter.low <= each <= parameter.high])
+    return new
 
 
 def crossed(first: Params, second: Params, rng: random.Random) -> dict[str, Value] | None:

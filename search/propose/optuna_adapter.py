@@ -42,7 +42,7 @@ def tell(
     study: Study,
     trial: Trial,
     outcome: str,
-    found: Candidate,
+    proposed: Candidate,
     record: Record | None,
     worst: Callable[[Mapping[str, float]], Values],
 ) -> None:
@@ -51,7 +51,7 @@ def tell(
     Raises:
         UpdateFinishedTrialError: it has ended already.
     """
-    constraints, values, facts = answer(found, record, worst)
+    constraints, values, facts = answer(proposed, record, worst)
     already = trial.constraints
     with optuna_private.together(study):
         for name, fact in facts.items():
@@ -64,14 +64,14 @@ def tell(
 
 
 def answer(
-    found: Candidate, record: Record | None, worst: Callable[[Mapping[str, float]], Values]
+    proposed: Candidate, record: Record | None, worst: Callable[[Mapping[str, float]], Values]
 ) -> tuple[dict[str, float], Values, dict[str, Any]]:
     """Return what a sampler learns about a candidate: constraints, values, and user attributes."""
-    constraints, values, facts = dict(found.constraints), None, dict[str, Any]()
+    constraints, values, facts = dict(proposed.constraints), None, dict[str, Any]()
     if record is not None:
         constraints["crashed"] = float(record.status == "crashed")
         values = None if record.status == "crashed" else record.values
         facts = {"run": record.folder, "status": record.status, "tokens": record.tokens}
     if values is None:
-        values = worst(found.costs)
+        values = worst(proposed.costs)
     return constraints, values, facts

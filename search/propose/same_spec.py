@@ -86,14 +86,14 @@ class SameSpec:
                 if parameter.holds(value)
             )
             # 1, 1.0 and true are different values
-            found = list(
+            possible = list(
                 {(type(value), value): value for value in (*likely, *_all(parameter, spec))}.values()
             )
         else:
-            found = _standing_for(there, parameter)
-        if not found:
+            possible = _standing_for(there, parameter)
+        if not possible:
             raise _Unanswered(f"{parameter.name} is {'not known' if there is _NOTHING else there} there")
-        return found
+        return possible
 
 
 class _Unanswered(Exception):
@@ -120,10 +120,10 @@ class _Answers:
 
     def next(self) -> list[int]:
         """Return the indices of the next point; None after the last."""
-        found = list(self._chosen)
-        while found and found[-1] + 1 == self._counts[len(found) - 1]:
-            found.pop()
-        return [*found[:-1], found[-1] + 1] if found else []
+        chosen = list(self._chosen)
+        while chosen and chosen[-1] + 1 == self._counts[len(chosen) - 1]:
+            chosen.pop()
+        return [*chosen[:-1], chosen[-1] + 1] if chosen else []
 
 
 def _standing_for(value: Any, parameter: SearchParameter) -> list[Value]:

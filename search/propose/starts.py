@@ -134,13 +134,13 @@ def _as_trained_here(space: Space, spec: Spec, fields: set[str]) -> Spec:
 def _chosen(space: Space) -> set[str]:
     """Return the fields of `train` in which points of the space differ."""
     like = space.example()
-    found: set[str] = set()
+    deciding: set[str] = set()
     for parameter in space.parameters:
         # a parameter of `let` may be used anywhere
         if parameter.name.replace("[", ".").partition(".")[0] not in _ARCHITECTURE:
             for value in standing(parameter):
-                found |= _differing(space, like, {**like.params, parameter.name: value})
-    return found
+                deciding |= _differing(space, like, {**like.params, parameter.name: value})
+    return deciding
 
 
 def _differing(space: Space, like: Point, params: Mapping[str, Value]) -> set[str]:

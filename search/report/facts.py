@@ -160,12 +160,12 @@ class Pair:
     @property
     def doubt(self) -> str:
         """Return why the earlier one is not reliable, or ""."""
-        found = self.agreement
-        if self.trials < FEW or found is None:
+        agreement = self.agreement
+        if self.trials < FEW or agreement is None:
             return f"too few runs reached both ({self.trials}; it takes {FEW})"
-        if found.tau < SURE:
+        if agreement.tau < SURE:
             return "the earlier ranking says little about the later one: set the rung later, or keep more"
-        if found.low < SURE:
+        if agreement.low < SURE:
             return f"not sure to be above {SURE:g}"
         return ""
 
@@ -184,5 +184,7 @@ def pairs(source: Source) -> Iterator[Pair]:
                 ]
                 # of more, the intervals take minutes; the latest are those that later runs are ranked among
                 both = both[-LATEST:]
-                found = agreement([one for one, _ in both], [other for _, other in both]) if both else None
-                yield Pair(metric, names[first], names[second], len(both), found)
+                correlation = (
+                    agreement([one for one, _ in both], [other for _, other in both]) if both else None
+                )
+                yield Pair(metric, names[first], names[second], len(both), correlation)

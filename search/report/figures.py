@@ -139,19 +139,19 @@ def curves(source: Source, metric: str) -> Chart:
     return chart
 
 
-def importance(found: Effects, name: str, parameters: Sequence[str]) -> Chart:
+def importance(effects: Effects, name: str, parameters: Sequence[str]) -> Chart:
     """Draw the share of variance that each parameter explains, and the share expected by chance."""
     called = shorts(parameters)
-    left = 24 + max(width_of(called[each.parameter]) for each in found.parameters)
+    left = 24 + max(width_of(called[each.parameter]) for each in effects.parameters)
     chart = Chart(
         WIDTH,
-        66 + 28 * len(found.parameters),
+        66 + 28 * len(effects.parameters),
         f"importance of parameters for {name}",
-        "; ".join(f"{each.parameter}: {100 * each.share:.0f} %" for each in found.parameters),
+        "; ".join(f"{each.parameter}: {100 * each.share:.0f} %" for each in effects.parameters),
     )
-    across = Scale(0, max(0.1, *(min(1.0, each.high) for each in found.parameters)), left, WIDTH - 80)
+    across = Scale(0, max(0.1, *(min(1.0, each.high) for each in effects.parameters)), left, WIDTH - 80)
     chart.below(across, chart.height - 48, 8, _percent, f"share of the variance of {name} between trials")
-    for number, each in enumerate(found.parameters):
+    for number, each in enumerate(effects.parameters):
         y = 22 + 28 * number
         weak = " weak" if each.share <= each.chance else ""
         chart.words(left - 10, y + 4, called[each.parameter], "end")
@@ -165,13 +165,13 @@ def importance(found: Effects, name: str, parameters: Sequence[str]) -> Chart:
     return chart
 
 
-def effect(found: Effects, name: str, parameters: Sequence[str]) -> Chart:
+def effect(effects: Effects, name: str, parameters: Sequence[str]) -> Chart:
     """Draw what each value of a parameter adds to the mean, with its interval."""
     called = shorts(parameters)
-    rows = [(each, level) for each in found.parameters for level in each.levels]
-    left = 40 + max(width_of(called[each.parameter]) for each in found.parameters)
+    rows = [(each, level) for each in effects.parameters for level in each.levels]
+    left = 40 + max(width_of(called[each.parameter]) for each in effects.parameters)
     left += max(width_of(f"{level.label} ({level.count})") for _, level in rows)
-    height = 60 + 21 * len(rows) + 12 * len(found.parameters)
+    height = 60 + 21 * len(rows) + 12 * len(effects.parameters)
     chart = Chart(
         WIDTH,
         height,
@@ -182,7 +182,7 @@ def effect(found: Effects, name: str, parameters: Sequence[str]) -> Chart:
     chart.below(across, height - 48, 6, partial(_signed, name), f"{name} against the mean of those asked")
     chart.line([(across(0), height - 48), (across(0), 6)], "zero")
     y = 20.0
-    for each in found.parameters:
+    for each in effects.parameters:
         weak = " weak" if each.share <= each.chance else ""
         chart.words(16, y + 4, called[each.parameter], "" if not weak else "tick")
         for level in each.levels:
@@ -194,21 +194,21 @@ def effect(found: Effects, name: str, parameters: Sequence[str]) -> Chart:
     return chart
 
 
-def rungs(found: Sequence[facts.Pair]) -> Chart:
+def rungs(pairs: Sequence[facts.Pair]) -> Chart:
     """Draw the agreement of pairs of rungs."""
-    several = len({pair.metric for pair in found}) > 1
-    names = [f"{pair.metric}: " * several + f"{pair.first} and {pair.second}" for pair in found]
+    several = len({pair.metric for pair in pairs}) > 1
+    names = [f"{pair.metric}: " * several + f"{pair.first} and {pair.second}" for pair in pairs]
     left = 20 + max(map(width_of, names))
     chart = Chart(
         WIDTH,
-        62 + 30 * len(found),
+        62 + 30 * len(pairs),
         "rank correlation between rungs",
-        "; ".join(f"{name}: {_tau(pair)}" for name, pair in zip(names, found, strict=True)),
+        "; ".join(f"{name}: {_tau(pair)}" for name, pair in zip(names, pairs, strict=True)),
     )
     across = Scale(-1, 1, left, WIDTH - 220)
     chart.below(across, chart.height - 46, 6, lambda value: f"{value:g}", "Kendall's tau, 90 % interval")
     chart.line([(across(0), chart.height - 46), (across(0), 6)], "zero")
-    for number, (name, pair) in enumerate(zip(names, found, strict=True)):
+    for number, (name, pair) in enumerate(zip(names, pairs, strict=True)):
         y = 22 + 30 * number
         chart.words(left - 10, y + 4, name, "end")
         weak = " weak" if pair.doubt else ""
@@ -254,16 +254,16 @@ def history(proposals: Sequence[Proposal]) -> Chart:
 
 def _bar(source: Source, record: Record, against: str, x: float) -> tuple[Span, Span] | None:
     """Return mean and spread over fresh seeds in both directions (low end, middle, high end), or None."""
-    found = {each.metric: each for each in source.verdicts.results(record)}
-    first = found.get(source.state.goals.names[0])
-    if first is None or not any(each.seeds for each in found.values()):
+    by_metric = {each.metric: each for each in source.verdicts.results(record)}
+    first = by_metric.get(source.state.goals.names[0])
+    if first is None or not any(each.seeds for each in by_metric.values()):
         return None
-    return _span(found[against]) if against in found else (x, x, x), _span(first)
+    return _span(by_metric[against]) if against in by_metric else (x, x, x), _span(first)
 
 
-def _span(found: Result) -> Span:
-    part = found.spread or 0.0
-    return found.value - part, found.value, found.value + part
+def _span(result: Result) -> Span:
+    part = result.spread or 0.0
+    return result.value - part, result.value, result.value + part
 
 
 def _rank(source: Source, record: Record) -> int:
@@ -325,8 +325,8 @@ def _overlap(one: Box, other: Box) -> bool:
 
 
 def _axis(source: Source, name: str) -> str:
-    found = [goal for goal in source.state.goals.objectives if goal.metric == name]
-    return f"{name} ({found[0].direction})" if found else name
+    objectives = [goal for goal in source.state.goals.objectives if goal.metric == name]
+    return f"{name} ({objectives[0].direction})" if objectives else name
 
 
 def _percent(value: float) -> str:

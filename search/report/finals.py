@@ -75,13 +75,13 @@ def said(source: Source) -> Iterator[str]:
     winner, rival = source.winner, source.verdicts.rival
     if winner is None or rival is None:
         return
-    for found in source.verdicts.final():
-        if found.verdict == "cost":
+    for comparison in source.verdicts.final():
+        if comparison.verdict == "cost":
             continue
-        word = f"{found.size} than" if found.better else "equal to"
+        word = f"{comparison.size} than" if comparison.better else "equal to"
         yield (
-            f"In {found.one.metric} the winner, {titled(source.state, winner)} with {found.one.text}, "
-            f"is {word} the best baseline, {rival.name} with {found.other.text}: {found.doubt}."
+            f"In {comparison.one.metric} the winner, {titled(source.state, winner)} with "
+            f"{comparison.one.text}, is {word} the best baseline, {rival.name} with {comparison.other.text}: {comparison.doubt}."
         )
     if source.verdicts.uneven:
         yield f"Note: {source.verdicts.uneven}."
@@ -190,9 +190,9 @@ def _standings(source: Source) -> str:
         cells = [link(source, record) + (" <em>winner</em>" if record is source.winner else "")]
         cells += ["" if at.lr is None else f"x{at.lr:g}", escape(seeds_text(at))]
         for i in measured:
-            found = source.verdicts.results(record)[i]
+            result = source.verdicts.results(record)[i]
             assert record.values is not None
-            cells.append(mean_text(names[i], found.value, found.spread) if at.runs else "")
+            cells.append(mean_text(names[i], result.value, result.spread) if at.runs else "")
             cells.append(value_text(names[i], record.values[i]))
             cells.append(against(source, record, i))
         others = [name for name in [*names, *costs] if name not in facts.measured(source)]
@@ -207,15 +207,15 @@ def against(source: Source, record: Record, objective: int) -> str:
     winner = source.winner
     if winner is None or record is winner or record.status != "finished":
         return ""
-    found = source.verdicts.against(record, winner)[objective]
-    if found.verdict == "cost":
-        return escape(found.size)
-    doubt = escape(_short(found)).replace(" ", "&nbsp;")
-    return f"{escape(found.size)} <span class='soft'>{doubt}</span>"
+    comparison = source.verdicts.against(record, winner)[objective]
+    if comparison.verdict == "cost":
+        return escape(comparison.size)
+    doubt = escape(_short(comparison)).replace(" ", "&nbsp;")
+    return f"{escape(comparison.size)} <span class='soft'>{doubt}</span>"
 
 
-def _short(found: Comparison) -> str:
-    return found.p_text or found.verdict
+def _short(comparison: Comparison) -> str:
+    return comparison.p_text or comparison.verdict
 
 
 def _rates(source: Source) -> str:

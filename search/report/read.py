@@ -230,10 +230,10 @@ def _begun(ledger: Ledger) -> dict[str, Any]:
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Undo dotted keys; mappings with numbers as keys become lists."""
-    found: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for key, value in flat.items():
         *path, last = key.split(".")
-        inner = found
+        inner = nested
         for step in path:
             inner = inner.setdefault(step, {})
         inner[last] = value
@@ -244,7 +244,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         inside = {key: lists(item) for key, item in value.items()}
         return list(inside.values()) if all(map(str.isdecimal, inside)) else inside
 
-    tree = lists(found)
+    tree = lists(nested)
     assert isinstance(tree, dict)
     return tree
 

@@ -150,9 +150,9 @@ def baselines(source: Source) -> str:
     rows = []
     for record in [*([winner] if winner else []), *baselines]:
         cells = [link(source, record) + ("" if record is not winner else " <em>winner</em>")]
-        found = source.verdicts.results(record)
+        results = source.verdicts.results(record)
         for i in measured:
-            known = found[i] if found else None
+            known = results[i] if results else None
             cells.append("" if known is None else mean_text(known.metric, known.value, known.spread))
             cells.append(against(source, record, i))
         rows.append([*cells, *(residual(source, record, name) for name in names)])

@@ -97,16 +97,16 @@ def effects(answers: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Ef
     rng = np.random.default_rng(0)
     draws = [_resampled(columns, result, penalty, parts, rng) for _ in range(_DRAWS)]
     shuffled = [_fit(columns, rng.permutation(result), penalty) for _ in range(_DRAWS)]
-    found = []
+    estimated = []
     for i, ((name, labels, own), part) in enumerate(zip(coded, parts, strict=True)):
         share = _share(own, fitted[part], result)
         chance = [_share(own, weights[part], result) for weights in shuffled]
         low, high = np.percentile([shares[i] for _, shares in draws], _INTERVAL)
         levels = _levels(labels, own, fitted[part], [weights[part] for weights, _ in draws])
-        found.append(
+        estimated.append(
             Effect(name, share, float(low), float(high), float(np.percentile(chance, 95)), tuple(levels))
         )
-    return Effects(tuple(sorted(found, key=lambda each: -each.share)), len(result), explained)
+    return Effects(tuple(sorted(estimated, key=lambda each: -each.share)), len(result), explained)
 
 
 def agreement(one: Sequence[float], other: Sequence[float]) -> Agreement | None:

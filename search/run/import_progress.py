@@ -29,7 +29,7 @@ def shown(screen: Console, clock: Callable[[], float] = time.monotonic) -> Itera
         yield _lines(screen, clock)
         return
     with screen.status("importing") as status:
-        yield lambda old, done, total: status.update(escape(_told(old, done, total)))
+        yield lambda old, done, total: status.update(escape(_progress(old, done, total)))
 
 
 def _lines(screen: Console, clock: Callable[[], float]) -> Arriving:
@@ -39,10 +39,10 @@ def _lines(screen: Console, clock: Callable[[], float]) -> Arriving:
         nonlocal last
         if clock() - last >= _PAUSE:
             last = clock()
-            screen.print(_told(old, done, total), soft_wrap=True, markup=False, highlight=False)
+            screen.print(_progress(old, done, total), soft_wrap=True, markup=False, highlight=False)
 
     return printed
 
 
-def _told(old: Path, done: int, total: int) -> str:
+def _progress(old: Path, done: int, total: int) -> str:
     return f"importing: {done} of {total} runs of {old} looked at"

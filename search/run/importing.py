@@ -173,10 +173,10 @@ class ImportFilter:
         spec = _spec(old.folder / record.folder / SPEC)
         if spec is None and record.status != "crashed":
             return Refused("no spec in their run folders", str(old.folder / record.folder))
-        found = self._entered(record, spec)
-        if isinstance(found, Refused):
-            return found
-        new, costs = found.spec, found.costs
+        entered = self._entered(record, spec)
+        if isinstance(entered, Refused):
+            return entered
+        new, costs = entered.spec, entered.costs
         assert new.train is not None
         if spec is not None and spec.train is not None and spec.train.seed != new.train.seed:
             return Refused("trained with another seed", f"train.seed is {spec.train.seed} there")
@@ -190,20 +190,20 @@ class ImportFilter:
         came = replace(
             record,
             name="",
-            kind="baseline" if found.stem else "trial",
+            kind="baseline" if entered.stem else "trial",
             asked=None,
-            params=found.params,
+            params=entered.params,
             costs=costs,
             folder="",
             seen=seen,
             # its origin names trials of the other search
-            origin=found.origin,
+            origin=entered.origin,
             whole=tokens(new),
             imported=str(old.folder),
             adopted="",
             data=data_mark(new),
         )
-        return Arrival(came, new, old.folder / record.folder, found.stem)
+        return Arrival(came, new, old.folder / record.folder, entered.stem)
 
     def _entered(self, record: Record, spec: Spec | None) -> _Found | Refused:
         """Find the run among the baselines and the points of this space."""
@@ -217,30 +217,30 @@ class ImportFilter:
             return Refused("a baseline there that is neither one here nor a point of this space", record.name)
         if isinstance(point, str):
             return Refused("not a point of this space", ": ".join(filter(None, [_name(record), point])))
-        found = candidate(self.space, lambda parameter: point.params[parameter.name])
-        if found.verdict != "feasible" or found.spec is None:
-            by = [f"{cap} by {100 * share:.3g} %" for cap, share in found.constraints.items() if share > 0]
+        proposed = candidate(self.space, lambda parameter: point.params[parameter.name])
+        if proposed.verdict != "feasible" or proposed.spec is None:
+            by = [f"{cap} by {100 * share:.3g} %" for cap, share in proposed.constraints.items() if share > 0]
             return Refused("over the caps of this space", f"{_name(record)}: {', '.join(by)}")
-        return _Found(found.spec, found.params, found.costs)
+        return _Found(proposed.spec, proposed.params, proposed.costs)
 
     def _seen(self, record: Record, spec: Spec, costs: dict[str, float]) -> list[Seen] | Refused:
         """Return the results at the milestones of this space that the record reached."""
-        stops, found = milestones(self.config.rungs, spec, costs), list[Seen]()
+        stops, seen = milestones(self.config.rungs, spec, costs), list[Seen]()
         for stop in stops:
             at = next((seen for seen in record.seen if seen.tokens in (stop, _read(spec, stop))), None)
             if at is None:
                 break
             try:
-                found.append(Seen(at.tokens, self.goals.measured(at.metrics, costs), at.metrics))
+                seen.append(Seen(at.tokens, self.goals.measured(at.metrics, costs), at.metrics))
             except (SearchError, Crash):
                 if record.status != "crashed":
                     return Refused("an objective was not measured", self._missing(record, at, costs))
                 break
         if record.status == "stopped" and record.tokens < stops[0]:
             return Refused("stopped before the first rung here", _name(record))
-        if len(found) < {"finished": len(stops), "stopped": 1}.get(record.status, 0):
-            return Refused("not measured at the rungs here", f"{_name(record)}: {stops[len(found)]} tokens")
-        return found
+        if len(seen) < {"finished": len(stops), "stopped": 1}.get(record.status, 0):
+            return Refused("not measured at the rungs here", f"{_name(record)}: {stops[len(seen)]} tokens")
+        return seen
 
     def _missing(self, record: Record, at: Seen, costs: dict[str, float]) -> str:
         lacking = [name for name in self.goals.names if name not in at.metrics and name not in costs]
@@ -330,8 +330,8 @@ class _Import:
     def _tell(self, record: Record, number: int | None = None) -> None:
         """Add a completed trial for a record; `number` is that of a trial that exists already."""
         if number is None:
-            found = candidate(self.door.space, lambda parameter: record.params[parameter.name])
-            constraints, values, facts = answer(found, record, self.worst)
+            proposed = candidate(self.door.space, lambda parameter: record.params[parameter.name])
+            constraints, values, facts = answer(proposed, record, self.worst)
             trial = create_trial(
                 params=record.params,
                 distributions={name: self._distributions[name] for name in record.params},

@@ -53,16 +53,16 @@ class Interruption:
 @contextmanager
 def interruption() -> Iterator[Interruption]:
     """Collect signals that would end this process (`SIGNALS`), if this is its main thread."""
-    found = Interruption()
+    signals = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield found
+        yield signals
         return
     before: dict[int, Any] = {}
     for each in SIGNALS:
         if signal.getsignal(each) not in (signal.SIG_IGN, None):
-            before[each] = signal.signal(each, found.receive)
+            before[each] = signal.signal(each, signals.receive)
     try:
-        yield found
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

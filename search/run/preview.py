@@ -67,9 +67,9 @@ class Preview:
         yield from self._rungs(feasible)
         yield "costs of the feasible ones: lowest, median, highest"
         for name in MEASURES:
-            found = [point.costs[name] for point in feasible if name in point.costs]
-            if found:
-                texts = (amount(name, value) for value in (min(found), median(found), max(found)))
+            values = [point.costs[name] for point in feasible if name in point.costs]
+            if values:
+                texts = (amount(name, value) for value in (min(values), median(values), max(values)))
                 yield f"  {name:22}" + "".join(f"{text:>12}" for text in texts)
 
     def _reasons(self, total: int) -> Iterator[str]:

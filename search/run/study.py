@@ -223,28 +223,30 @@ class _Search(Worker):
         # the sampler writes what it finds now, and all parameters are written at once
         trial.relative_params  # noqa: B018
         with optuna_private.together(self.study):
-            found = self.judge.candidate(partial(suggest, trial))
-        if found.verdict != "feasible":
-            self._tell(trial, found)
+            proposed = self.judge.candidate(partial(suggest, trial))
+        if proposed.verdict != "feasible":
+            self._tell(trial, proposed)
             return
-        assert found.spec is not None
-        record = self._claim(trial, found)
+        assert proposed.spec is not None
+        record = self._claim(trial, proposed)
         if record is not None:
-            self._work(record, found.spec)
-        self._tell(trial, found)
+            self._work(record, proposed.spec)
+        self._tell(trial, proposed)
 
-    def _claim(self, trial: Trial, found: Candidate) -> Record | None:
+    def _claim(self, trial: Trial, proposed: Candidate) -> Record | None:
         """Claim the candidate's spec, unless it has a record already or no trial is left."""
         # this reads what others wrote to the study, which takes long
         came = origin(trial)
         with self.alone():
-            record = self.ledger.find(found.identity)
+            record = self.ledger.find(proposed.identity)
             if record is None:
                 if self.state.trials_left() <= 0:
                     return None
-                assert found.spec is not None
-                more = {"worker": self.me, "whole": tokens(found.spec), "origin": came}
-                return self.ledger.claim(found.identity, trial.number, found.params, found.costs, **more)
+                assert proposed.spec is not None
+                more = {"worker": self.me, "whole": tokens(proposed.spec), "origin": came}
+                return self.ledger.claim(
+                    proposed.identity, trial.number, proposed.params, proposed.costs, **more
+                )
             if free(record, self.store.others()):
                 self._take(record)
                 return record
@@ -330,22 +332,22 @@ class _Search(Worker):
             self.state.note = taken_over(self.state, record)
             self.watch("taken_over", self.state)
 
-    def _tell(self, trial: Trial, found: Candidate) -> None:
+    def _tell(self, trial: Trial, proposed: Candidate) -> None:
         """Tell the sampler once, or defer it to the end of the training that determines the outcome."""
-        record = self.ledger.find(found.identity) if found.verdict == "feasible" else None
-        if found.verdict == "feasible" and (record is None or record.status == "running"):
+        record = self.ledger.find(proposed.identity) if proposed.verdict == "feasible" else None
+        if proposed.verdict == "feasible" and (record is None or record.status == "running"):
             with self.alone():
-                record = self.ledger.find(found.identity)
+                record = self.ledger.find(proposed.identity)
                 if record is None or record.status == "running":
                     if self.questions.is_mine(trial):
                         self.questions.put_off(trial, MORE_TRIALS if record is None else record.identity)
                     return
         if not self.questions.is_mine(trial):
             return
-        outcome: str = found.verdict
+        outcome: str = proposed.verdict
         if record is not None and record.asked != trial.number:
             outcome = "repeat"
-        tell(self.study, trial, outcome, found, record, self.worst)
+        tell(self.study, trial, outcome, proposed, record, self.worst)
         self.state.outcomes[outcome] += 1
         self.watch("proposed", self.state)
 

@@ -113,9 +113,9 @@ class DatabaseStore:
             rows = connection.execute(query.order_by(tables.records.c.version)).all()
         if rows:
             self._version = rows[-1].version
-        found = [record_of(row.body) for row in rows]
-        self._versions |= {record.key: row.version for record, row in zip(found, rows, strict=True)}
-        return found
+        records = [record_of(row.body) for row in rows]
+        self._versions |= {record.key: row.version for record, row in zip(records, rows, strict=True)}
+        return records
 
     def put(self, record: Record) -> None:
         """Write a record, under the next version."""
@@ -156,19 +156,19 @@ class DatabaseStore:
         workers = tables.workers.c
         others = (workers.search == self._search) & (workers.name != self.worker.name)
         query = sql.select(workers.name, workers.machine, workers.pid, age).where(others)
-        dead, found = [], set()
+        dead, alive = [], set()
         with self._reading() as connection:
             rows = connection.execute(query).all()
         for row in rows:
             path = self._folder / WORKERS / f"{row.name}{SUFFIX}"
             if is_alive(path, row.machine, row.pid, float(row.age)):
-                found.add(row.name)
+                alive.add(row.name)
             else:
                 path.unlink(missing_ok=True)
                 dead.append(row.name)
         if dead and self._connection is not None:
             self._connection.execute(sql.delete(tables.workers).where(others & workers.name.in_(dead)))
-        return found
+        return alive
 
     def is_lost(self, error: Exception) -> bool:
         """Whether the chain of an error says that the server was unreachable or went away."""

@@ -70,24 +70,24 @@ def storage_of(url: str, name: str) -> OpenedStorage:
     Raises:
         SearchError: the database has no search of that name.
     """
-    found = sql.make_url(url).set(drivername="postgresql+psycopg")
-    engine = sql.create_engine(found)
+    address = sql.make_url(url).set(drivername="postgresql+psycopg")
+    engine = sql.create_engine(address)
     try:
         with engine.connect() as connection:
             number = connection.execute(
                 sql.select(tables.searches.c.id).where(tables.searches.c.name == name)
             ).scalar()
             if number is None:
-                place = found.render_as_string(hide_password=True)
+                place = address.render_as_string(hide_password=True)
                 raise SearchError(f"{place}: expected a search named {name}, got none")
             journal = has_journal(connection, number, name)
     finally:
         engine.dispose()
-    return open_storage(journal, found, {}, number)
+    return open_storage(journal, address, {}, number)
 
 
 def _is_in_tables(connection: sql.Connection, name: str) -> bool:
     if connection.execute(sql.text("select to_regclass('studies')")).scalar() is None:
         return False
-    found = sql.text("select 1 from studies where study_name = :name")
-    return connection.execute(found, {"name": name}).first() is not None
+    query = sql.text("select 1 from studies where study_name = :name")
+    return connection.execute(query, {"name": name}).first() is not None

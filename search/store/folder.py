@@ -154,10 +154,10 @@ def older(folder: Path, space: Shared) -> str | None:
     # a name and an identity, not a longer name; folders of other kinds have no records
     named = re.compile(re.escape(space.name) + r"-[0-9a-f]{12}")
     records = [path for path in folder.parent.glob(f"*/{RECORDS}") if named.fullmatch(path.parent.name)]
-    found = [path.parent for path in sorted(records, key=_touched) if (path.parent / SPACE).is_file()]
-    if not found:
+    folders = [path.parent for path in sorted(records, key=_touched) if (path.parent / SPACE).is_file()]
+    if not folders:
         return None
-    newest = found[-1]
+    newest = folders[-1]
     try:
         changed = _changed(newest, space)
     except SearchError:

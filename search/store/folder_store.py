@@ -73,16 +73,16 @@ class FolderStore:
 
     def others(self) -> set[str]:
         """Judge other leases by the time at which our own was just touched."""
-        now, found = self._lease.touch(), set()
+        now, alive = self._lease.touch(), set()
         for path in (self._folder / WORKERS).glob(f"*{SUFFIX}"):
             if path == self._lease.path:
                 continue
             machine, pid = self._whose(path)
             if is_alive(path, machine, pid, now - _touched(path)):
-                found.add(path.name.removesuffix(SUFFIX))
+                alive.add(path.name.removesuffix(SUFFIX))
             else:
                 path.unlink(missing_ok=True)
-        return found
+        return alive
 
     def is_lost(self, error: Exception) -> bool:
         """Never: a folder exists or not, and waiting for it is left to the system."""

@@ -44,8 +44,8 @@ def note_stale(study: Study, rows: Path) -> None:
     """Say on stderr which rows of the file are not used, since their arm has changed."""
     known = read_rows(rows)
     plan = Plan.judging(study, known)
-    found = stale(plan.current(known), plan.cells(), study.config.arms)
-    for name, count in found.items():
+    unused = stale(plan.current(known), plan.cells(), study.config.arms)
+    for name, count in unused.items():
         noun = "row is" if count == 1 else "rows are"
         print(
             f"{rows}: {count} {noun} not used: {name} was trained with another spec, data, rate, seed or "
@@ -88,9 +88,9 @@ def write_all(study: Study, folder: Path, rows: Path, screen: Console) -> None:
         SearchError: it cannot be written.
     """
     try:
-        found = write_report(study, folder, rows)
+        results = write_report(study, folder, rows)
     except OSError as error:
         raise SearchError(os_message(error, error.filename or folder, writing=True)) from None
-    for line in lines(found):
+    for line in lines(results):
         screen.print(line, soft_wrap=True, markup=False)
     screen.print(f"report: {folder / PAGE}", soft_wrap=True, markup=False)

@@ -56,12 +56,12 @@ def results_data(results: Results, metrics: Sequence[str]) -> Data:
     rows: list[list[object]] = []
     for arm in results.plan.study.arms:
         for budget in results.plan.config.budgets:
-            if found := list(results.fresh(arm, budget).values()):
-                scores = [[row.metrics[name] for row in found if name in row.metrics] for name in metrics]
+            if runs := list(results.fresh(arm, budget).values()):
+                scores = [[row.metrics[name] for row in runs if name in row.metrics] for name in metrics]
                 pairs = [number for each in scores for number in _mean_and_spread(each)]
-                times = [row.seconds for row in found if row.seconds]
-                costs = [found[0].flops, median(times) if times else ""]
-                rows.append([*_arm(arm), budget, _known(results.rate(arm)), len(found), *pairs, *costs])
+                times = [row.seconds for row in runs if row.seconds]
+                costs = [runs[0].flops, median(times) if times else ""]
+                rows.append([*_arm(arm), budget, _known(results.rate(arm)), len(runs), *pairs, *costs])
     return head, rows
 
 
@@ -72,7 +72,7 @@ def factor_data(factors: Iterable[Factor]) -> Data:
     return head, rows
 
 
-def comparison_data(found: Iterable[Comparison], metric: str) -> Data:
+def comparison_data(comparisons: Iterable[Comparison], metric: str) -> Data:
     """Return the differences from the reference at the largest budget, with tests."""
     head = [*_ARM, "against", "tokens", "score", "seeds", "difference", "difference_low", "difference_high"]
     head += ["p", "p_holm", "p_permutation"]
@@ -87,16 +87,16 @@ def comparison_data(found: Iterable[Comparison], metric: str) -> Data:
             *map(_finite, each.difference.interval()),
             *map(_known, (each.p, each.adjusted, each.permuted)),
         ]
-        for each in found
+        for each in comparisons
         if each.difference is not None
     ]
     return head, rows
 
 
-def stability_data(found: Iterable[Stability]) -> Data:
+def stability_data(stabilities: Iterable[Stability]) -> Data:
     """Return how alike the arms rank at different budgets and sizes."""
     head = ["tokens", "size", "other_tokens", "other_size", "arms", "tau"]
-    return head, [[*each.one, *each.other, each.arms, each.tau] for each in found]
+    return head, [[*each.one, *each.other, each.arms, each.tau] for each in stabilities]
 
 
 def rate_data(results: Results) -> Data:
@@ -122,9 +122,9 @@ def arm_data(arms: Sequence[StudyArm], measures: Sequence[str]) -> Data:
     return [*_ARM, *(f"{name}_percent" for name in measures), "distance", "changed_sizes"], rows
 
 
-def law_data(found: tuple[Fit, Estimate]) -> Data:
+def law_data(fitted: tuple[Fit, Estimate]) -> Data:
     """Return the constants of the scaling law, of which phi has an interval."""
-    law, phi = found
+    law, phi = fitted
     named = {"E": law.floor, "A": law.a, "B": law.b, "alpha": law.alpha, "beta": law.beta}
     rows: list[list[object]] = [["phi", law.phi, *map(_finite, phi.interval())]]
     rows += [[name, value, "", ""] for name, value in named.items()]
@@ -142,10 +142,10 @@ def _arm(arm: StudyArm) -> tuple[str, str]:
     return arm.name, arm.size
 
 
-def _factor(found: Factor) -> Iterator[object]:
+def _factor(factor: Factor) -> Iterator[object]:
     """Yield a factor and its interval; nothing of one that is not known."""
-    low, high = found.interval()
-    yield _known(found.value)
+    low, high = factor.interval()
+    yield _known(factor.value)
     yield low or ""
     yield _finite(high)
 

@@ -214,7 +214,7 @@ class _Reader:
         measures = tuple(dict.fromkeys([*self.config.match, *on]))
         try:
             # without parameters to change it is only compared
-            found = match(
+            solved = match(
                 spec, base, on or measures, None if on else (), bounds=self.config.bounds, name=spec.name
             )
         except SpecError as error:
@@ -223,9 +223,9 @@ class _Reader:
             ]
             return None
         # those that it need not match are shown all the same
-        compared = match(found.spec, base, measures, (), bounds=self.config.bounds, name=spec.name)
-        made = StudyArm(name, size, found.spec, compared.residuals, found.distance, _changes(found.moves))
-        if on and not found.holds:
+        compared = match(solved.spec, base, measures, (), bounds=self.config.bounds, name=spec.name)
+        made = StudyArm(name, size, solved.spec, compared.residuals, solved.distance, _changes(solved.moves))
+        if on and not solved.holds:
             self._unmatched(name, made, ("arms", name))
         return made
 

@@ -85,11 +85,11 @@ class Plan:
 
         Of several with the same cell the first counts.
         """
-        found: dict[Cell, Row] = {}
+        by_cell: dict[Cell, Row] = {}
         for row in rows:
             cell = self._older_cells.get(row.cell, row.cell)
-            found.setdefault(cell, row if cell == row.cell else replace(row, spec=cell.spec))
-        return [*found.values()]
+            by_cell.setdefault(cell, row if cell == row.cell else replace(row, spec=cell.spec))
+        return [*by_cell.values()]
 
     def marks(self, arm: StudyArm) -> list[str]:
         """Return what tells the run folders of an arm from those it had before it was changed.

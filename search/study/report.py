@@ -42,7 +42,7 @@ def write_report(study: Study, folder: Path, rows: Path) -> Results:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for each in made:
         write_text(folder / TABLES / f"{each.name}.csv", each.csv())
-    drawn = charts | ({"claims": found} if (found := claims(judged)) else {})
+    drawn = charts | ({"claims": chart} if (chart := claims(judged)) else {})
     for name, chart in drawn.items():
         write_text(folder / FIGURES / f"{name.replace(' ', '-')}.svg", chart.svg(alone=True))
     write_text(folder / MARKDOWN, f"# Study {study.config.name}\n\n{_markdown(results, made)}")

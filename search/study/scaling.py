@@ -89,7 +89,9 @@ def fit(points: Sequence[Point], near: Fit | None = None) -> Fit:
         return Fit(floor, float(scale_a), float(scale_b), alpha, beta, phi, error)
 
     if near is None:
-        best = min((solved(*values) for values in product(*_GRIDS.values())), key=lambda found: found.error)
+        best = min(
+            (solved(*values) for values in product(*_GRIDS.values())), key=lambda estimate: estimate.error
+        )
         widths = (0.5, 0.5, 0.25)
     else:
         best, widths = solved(near.alpha, near.beta, near.phi), (0.25, 0.25, 0.25)
@@ -103,7 +105,7 @@ def fit(points: Sequence[Point], near: Fit | None = None) -> Fit:
             )
             for i, j, k in product((-1, 0, 1), repeat=3)
         ]
-        best = min([best, *around], key=lambda found: found.error)
+        best = min([best, *around], key=lambda estimate: estimate.error)
     return best
 
 

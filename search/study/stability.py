@@ -47,5 +47,5 @@ def stability(results: Results) -> Iterator[Stability]:
 def _mean(results: Results, name: str, point: Point) -> float | None:
     budget, size = point
     arm: StudyArm = next(a for a in results.plan.study.arms if (a.name, a.size) == (name, size))
-    found = [score(row, results.plan.config.measure) for row in results.fresh(arm, budget).values()]
-    return fmean(found) if found else None
+    scores = [score(row, results.plan.config.measure) for row in results.fresh(arm, budget).values()]
+    return fmean(scores) if scores else None

@@ -76,8 +76,8 @@ def tables(results: Results) -> Iterator[Table]:
     if len(results.plan.config.arms) > 1:
         yield factor_table(results)
         yield comparison_table(comparisons(results), results.plan.config.measure)
-        if found := list(stability(results)):
-            yield stability_table(found)
+        if stabilities := list(stability(results)):
+            yield stability_table(stabilities)
     if (law := fitted(results)) is not None:
         note = (
             "L = E + A (N_once + r^phi N_rec)^-alpha + B D^-beta (arXiv 2604.21106), over all arms, sizes "
@@ -125,16 +125,16 @@ def verdict_table(judged: Sequence[Verdict]) -> Table:
     return Table("verdicts", "Claims", head, rows, verdict_data(judged), (0, 1, 6), note)
 
 
-def factor_cells(found: Factor) -> tuple[str, str]:
+def factor_cells(factor: Factor) -> tuple[str, str]:
     """Return a factor and its interval as text."""
-    if found.value is None:
+    if factor.value is None:
         return "", ""
-    low, high = found.interval()
-    text = f"{found.value:.2f}"
-    if found.estimate is not None and found.estimate.value >= found.most:
-        text = f"above {math.exp(found.most):.2f}"
-    if found.estimate is not None and found.estimate.value <= found.least:
-        text = f"below {math.exp(found.least):.2f}"
+    low, high = factor.interval()
+    text = f"{factor.value:.2f}"
+    if factor.estimate is not None and factor.estimate.value >= factor.most:
+        text = f"above {math.exp(factor.most):.2f}"
+    if factor.estimate is not None and factor.estimate.value <= factor.least:
+        text = f"below {math.exp(factor.least):.2f}"
     if low == 0 and high == math.inf:
         return text, "unbounded"
     if low == 0:
@@ -149,16 +149,16 @@ def results_table(results: Results) -> Table:
     rows = []
     for arm in results.plan.study.arms:
         for budget in config.budgets:
-            found = list(results.fresh(arm, budget).values())
-            if found:
+            runs = list(results.fresh(arm, budget).values())
+            if runs:
                 cells = [
-                    spread_text([row.metrics[name] for row in found if name in row.metrics])
+                    spread_text([row.metrics[name] for row in runs if name in row.metrics])
                     for name in metrics
                 ]
-                seconds = [row.seconds for row in found if row.seconds]
-                costs = [count_text(found[0].flops), duration(median(seconds)) if seconds else ""]
+                seconds = [row.seconds for row in runs if row.seconds]
+                costs = [count_text(runs[0].flops), duration(median(seconds)) if seconds else ""]
                 rate = results.rate(arm)
-                rows.append([arm.title, count_text(budget), f"{rate:g}", str(len(found)), *cells, *costs])
+                rows.append([arm.title, count_text(budget), f"{rate:g}", str(len(runs)), *cells, *costs])
     head = ["arm", "tokens", "rate", "seeds", *metrics, "FLOPs", "time"]
     note = (
         "Means and standard deviations over fresh seeds, at the best rate of each arm; of times the median. "
@@ -180,8 +180,8 @@ def factor_table(results: Results) -> Table:
             if arm is not reference:
                 factors = [factor(results, arm, reference, *kind) for kind in kinds]
                 every += factors
-                found = [factor_cells(each) for each in factors]
-                cells = [f"{value} ({interval})" if value else "" for value, interval in found]
+                cells_of = [factor_cells(each) for each in factors]
+                cells = [f"{value} ({interval})" if value else "" for value, interval in cells_of]
                 rows += [[arm.title, *cells]] if any(cells) else []
     head = ["arm", *(f"{COST_NAMES[cost]} to {metric}" for cost, metric in kinds)]
     note = (
@@ -194,10 +194,10 @@ def factor_table(results: Results) -> Table:
     return Table("factors", title, head, rows, factor_data(every), note=note)
 
 
-def comparison_table(found: Sequence[Comparison], metric: str) -> Table:
+def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
     """Return the differences from the reference at the largest budget, with tests."""
     rows = []
-    for each in found:
+    for each in comparisons:
         if each.difference is not None:
             low, high = each.difference.interval()
             interval = "" if math.isinf(high) else f"{low:+.4f} to {high:+.4f}"
@@ -207,17 +207,19 @@ def comparison_table(found: Sequence[Comparison], metric: str) -> Table:
             rows.append([each.arm.title, seeds, difference, interval, *p_values])
     head = ["arm", "seeds", "difference", "95 % interval", "p", "p (Holm)", "p (permutation)"]
     title = (
-        f"{metric.capitalize()} at the largest budget, against {found[0].reference.name}" if found else metric
+        f"{metric.capitalize()} at the largest budget, against {comparisons[0].reference.name}"
+        if comparisons
+        else metric
     )
     note = (
         f"Above 0 the arm is better ({better(metric)}). Differences, intervals and p are paired by seed, by "
         "the bootstrap and Student's t; Holm corrects p for the number of arms. The exact permutation test "
         "assumes no distribution, and cannot come below 0.1 with three seeds of both and 0.029 with four."
     )
-    return Table("tests", title, head, rows, comparison_data(found, metric), note=note)
+    return Table("tests", title, head, rows, comparison_data(comparisons, metric), note=note)
 
 
-def stability_table(found: Sequence[Stability]) -> Table:
+def stability_table(stabilities: Sequence[Stability]) -> Table:
     """Return how alike the arms rank at different budgets and sizes."""
     rows = [
         [
@@ -228,11 +230,11 @@ def stability_table(found: Sequence[Stability]) -> Table:
             str(each.arms),
             f"{each.tau:.2f}",
         ]
-        for each in found
+        for each in stabilities
     ]
     note = "Kendall's tau-b of the arms' mean scores; 1 if they rank alike, 0 if by chance."
     head = ["from", "to", "arms", "tau"]
-    return Table("ranks", "Rank stability", head, rows, stability_data(found), (0, 1), note)
+    return Table("ranks", "Rank stability", head, rows, stability_data(stabilities), (0, 1), note)
 
 
 def rate_table(results: Results) -> Table:

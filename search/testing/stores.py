@@ -125,8 +125,8 @@ def check_study(place: Place) -> None:
         trial = study.ask()
         value = trial.suggest_float("x", 0, 1)
         study.tell(trial, value)
-        (found,) = other.study(goals, RandomSampler(seed=0)).get_trials()
-        assert (found.params, found.values) == ({"x": value}, [value])
+        (stored,) = other.study(goals, RandomSampler(seed=0)).get_trials()
+        assert (stored.params, stored.values) == ({"x": value}, [value])
 
 
 def check_kill(place: Place) -> None:

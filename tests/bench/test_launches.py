@@ -194,7 +194,7 @@ def test_no_kernel_of_the_benchmark_spills_and_all_but_two_have_wide_loads(tmp_p
         "from composer.launches.step import step_launches; "
         "from composer.bench.measuring.spec import bench_spec; found = Compiled(); "
         "step_launches(bench_spec(True, 16), watch=found); "
-        "print(json.dumps([[each.name, each.spilled, each.widest] for each in found.found.values()]))"
+        "print(json.dumps([[each.name, each.spilled, each.widest] for each in found.codes.values()]))"
     )
     env = {
         **os.environ,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 
-def _told(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         import composer
 
@@ -22,7 +22,8 @@ def _told(wanted: bool) -> None:
 
 def composer(
     version: Annotated[
-        bool, typer.Option("--version", callback=_told, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Take what comes before a command."""

@@ -53,7 +53,7 @@ class _Tapped:
         self.graph, self.plain, self.taps, self.path, self.loops = graph, plain, taps, path, loops
         self.made = graph.empty()
         self.moved: dict[Value, Value] = {}
-        self.found: dict[Value, Value] = {}  # value of the graph as lowered -> value here
+        self.copies: dict[Value, Value] = {}  # value of the graph as lowered -> value here
         for name, operation, node in operations(graph):
             inputs = tuple(self.moved.get(value, value) for value in node.inputs)
             if isinstance(operation, Loop):
@@ -76,7 +76,7 @@ class _Tapped:
         if isinstance(node.op, Loop):
             return
         values = originals(name, node)
-        self.found |= {value: Value(name, number) for number, value in enumerate(values)}
+        self.copies |= {value: Value(name, number) for number, value in enumerate(values)}
         inputs = self.graph.inputs
         if name in inputs:
             state = bool(self.loops) and state_input(self.graph) == Value(name)
@@ -132,8 +132,8 @@ class _Tapped:
 
     def _computed(self, value: Value, node: Node) -> Value:
         """Return a value computed beside a fused node by the references of its parts."""
-        if value in self.found:
-            computed = self.found[value]
+        if value in self.copies:
+            computed = self.copies[value]
             return self.moved.get(computed, computed)
         if value.node not in node.parts:
             if value.node not in self.made:
@@ -154,7 +154,7 @@ class _Tapped:
         )
         self.made.put(own, beside)
         for number in range(len(plain.types)):
-            self.found[Value(value.node, number)] = Value(own, number)
+            self.copies[Value(value.node, number)] = Value(own, number)
         return Value(own, value.output)
 
     def _tap_state(self) -> None:

@@ -41,7 +41,7 @@ def run(subject: Subject, tell: Tell) -> Found:
     views: list[View] = []
     for done, place in enumerate(places):
         weights_map = depth_map(subject, place)
-        values[f"{place.path}{place.name}"], shown = _told(subject, place, weights_map)
+        values[f"{place.path}{place.name}"], shown = _values_and_views(subject, place, weights_map)
         views += shown
         tell(done + 1, len(places))
     return Found(values, views)
@@ -92,7 +92,7 @@ def _weights(
     return made.movedim(0, -1)
 
 
-def _told(subject: Subject, place: Place, weights_map: Map) -> tuple[dict[str, Any], list[View]]:
+def _values_and_views(subject: Subject, place: Place, weights_map: Map) -> tuple[dict[str, Any], list[View]]:
     slots = weights_map.weights.shape[-1]
     names = _slot_names(place, slots)
     scored = subject.targets.masks()

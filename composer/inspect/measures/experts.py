@@ -16,12 +16,12 @@ def run(subject: Subject, tell: Tell) -> Found:
     values: dict[str, Any] = {}
     views: list[View] = []
     for routing in routings(subject):
-        values[routing.name], shown = _told(routing)
+        values[routing.name], shown = _values_and_views(routing)
         views += shown
     return Found(values, views)
 
 
-def _told(routing: Routing) -> tuple[dict[str, Any], list[View]]:
+def _values_and_views(routing: Routing) -> tuple[dict[str, Any], list[View]]:
     load = loads(routing.chosen, routing.experts)
     even = entropy(load) / max(log(routing.experts), 1e-30)
     mixing = entropy(routing.weights.double() / routing.weights.double().sum(-1, keepdim=True)).mean((1, 2))

@@ -80,4 +80,4 @@ def launches(
     print("\n".join(columns(by_kernel(counts["composer"], at))))
     if compiled is not None:
         print()
-        print("\n".join(columns(by_code(compiled.found.values()))))
+        print("\n".join(columns(by_code(compiled.codes.values()))))
