@@ -55,7 +55,7 @@ ARMS = (
     *(f"Optuna alone: {name}" for name in UNAIDED),
 )
 
-Found = list[tuple[float, float]]
+Points = list[tuple[float, float]]
 """Accuracy and FLOPs per token of each point trained in full."""
 
 
@@ -114,7 +114,7 @@ def _write(results: dict[str, list[Trained]]) -> None:
     write_text(RESULTS, out.getvalue())
 
 
-def searched(seed: int, sampler: str, rungs: str) -> Found:
+def searched(seed: int, sampler: str, rungs: str) -> Points:
     """Search as users do."""
     with TemporaryDirectory() as folder:
         ledger = run_search(space(seed, sampler, rungs), Path(folder) / "search", trained).state.ledger
@@ -122,7 +122,7 @@ def searched(seed: int, sampler: str, rungs: str) -> Found:
     return [(trial.seen[-1].metrics["accuracy"], trial.costs["flops_per_token"]) for trial in ended]
 
 
-def unaided(seed: int, name: str) -> Found:
+def unaided(seed: int, name: str) -> Points:
     """Search by a plain loop around a sampler of Optuna."""
     whole = space(seed)
     assert whole.search is not None
@@ -145,7 +145,7 @@ def unaided(seed: int, name: str) -> Found:
     return list(known.values())
 
 
-def search(arm: str, seed: int) -> Found:
+def search(arm: str, seed: int) -> Points:
     """Run one arm with one seed."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
@@ -154,7 +154,7 @@ def search(arm: str, seed: int) -> Found:
     return searched(seed, name, RUNGS[kind]) if kind in RUNGS else unaided(seed, name)
 
 
-def hypervolume(points: Found) -> float:
+def hypervolume(points: Points) -> float:
     """Return which share of the area between LEAST and 1 and between the cap and no FLOPs points dominate."""
     reached, area, most = LEAST, 0.0, space(0).example().spec.caps.limits()["flops_per_token"]
     for accuracy, flops in sorted(points, key=lambda point: (point[1], -point[0])):

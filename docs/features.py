@@ -32,7 +32,7 @@ from unittest.mock import patch
 import numpy as np
 import optuna
 from curves import read_curves
-from fronts import hypervolume, read_found
+from fronts import hypervolume, read_searched
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -271,7 +271,7 @@ def tables() -> Iterator[str]:
             if curve.arm == f"{name}, no rungs":
                 for budget in BUDGETS["accuracy"]:
                     values_of.setdefault((name, "accuracy", budget), []).append(curve.at(budget))
-    for each in read_found():
+    for each in read_searched():
         if each.rule == "no rung":
             values = {10: each.hypervolume_10, 20: each.hypervolume_20}
             for budget in BUDGETS["hypervolume"]:

@@ -106,8 +106,8 @@ BEFORE = "front only"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one search found.
+class Searched:
+    """The results of one search.
 
     Attributes:
         trials: how many points were begun, `full` how many of these were trained in full.
@@ -135,7 +135,7 @@ def recorded() -> Recorded:
     return Recorded()
 
 
-def search(sampler: str, rule: str, seed: int) -> Found:
+def search(sampler: str, rule: str, seed: int) -> Searched:
     """Search the recorded part of the space with two objectives."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     goes_on, more = WAYS[rule]
@@ -153,7 +153,7 @@ def search(sampler: str, rule: str, seed: int) -> Found:
     volumes = [hypervolume(points) / hypervolume(_everything()) for points in by_budget]
     best = [max((accuracy for accuracy, _ in points), default=math.nan) for points in by_budget]
     counts = (len(trials), len(ended), len(ended) + len(stopped), len(ended))
-    return Found(sampler, rule, seed, *counts, *volumes, *best)
+    return Searched(sampler, rule, seed, *counts, *volumes, *best)
 
 
 def _in_full(trials: Iterable[Record], budget: int) -> list[tuple[float, float]]:
@@ -191,7 +191,7 @@ def replay(seeds: int) -> None:
         results = list(pool.map(search, *zip(*tasks, strict=True)))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Found))
+    writer.writerow(field.name for field in fields(Searched))
     for each in results:
         writer.writerow(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in astuple(each))
     write_text(FOUND, out.getvalue())
@@ -313,17 +313,17 @@ def moved(count: int = 60) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def read_found() -> list[Found]:
+def read_searched() -> list[Searched]:
     """Read what was found."""
     kinds = {"str": str, "int": int, "float": float}
     with FOUND.open(newline="") as file:
         return [
-            Found(*(kinds[str(field.type)](row[field.name]) for field in fields(Found)))
+            Searched(*(kinds[str(field.type)](row[field.name]) for field in fields(Searched)))
             for row in csv.DictReader(file)
         ]
 
 
-def table(results: Sequence[Found]) -> Iterator[str]:
+def table(results: Sequence[Searched]) -> Iterator[str]:
     """Yield what the rules found, mean and standard deviation over seeds, as Markdown."""
     head = ["sampler", "ranked by", *(f"hypervolume, {budget}" for budget in BUDGETS)]
     head += [f"p, {BUDGETS[-1]}", f"accuracy, {BUDGETS[-1]}", "went on", "begun", "in full"]
@@ -342,7 +342,7 @@ def table(results: Sequence[Found]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _group(results: Sequence[Found], sampler: str, rule: str) -> list[Found]:
+def _group(results: Sequence[Searched], sampler: str, rule: str) -> list[Searched]:
     return [each for each in results if (each.sampler, each.rule) == (sampler, rule)]
 
 
@@ -355,7 +355,7 @@ if __name__ == "__main__":
         case ["replay", *rest]:
             replay(int((rest or ["20"])[0]))
         case ["table"]:
-            print("\n".join(table(read_found())))
+            print("\n".join(table(read_searched())))
         case ["moved"]:
             for line in moved():
                 print(line, flush=True)

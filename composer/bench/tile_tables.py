@@ -37,7 +37,7 @@ class Table(NamedTuple):
         return f"{self.module.__name__}.{self.name}"
 
 
-class Found(NamedTuple):
+class TunedTile(NamedTuple):
     """The best tile of one shape, how many were tried and right, and how much faster the work is by it.
 
     With `right` 0 the tile that is in use does not equal the reference, and none was timed.
@@ -80,7 +80,7 @@ Rows = Sequence[Mapping[str, Any]]
 """What was found, as plain data."""
 
 
-def as_rows(measured: Sequence[Found], before: Rows = ()) -> Rows:
+def as_rows(measured: Sequence[TunedTile], before: Rows = ()) -> Rows:
     """Return what was found, after what an earlier call found."""
     rows = [
         {

@@ -21,7 +21,7 @@ from composer.bench.measuring.pairs import attempt, side_by_side
 from composer.bench.measuring.setting import Setting
 from composer.bench.measuring.work import Work
 from composer.bench.parts import depth, operations, routing, weight_gradients
-from composer.bench.tile_tables import Found, Table, tables
+from composer.bench.tile_tables import Table, TunedTile, tables
 
 _FACTORS = {"tokens": (0.5, 1, 2), "rows": (0.5, 1, 2), "warps": (0.5, 1, 2), "stages": (1, 2, 3)}
 """How the fields of a tile are varied, against the one that is used now; others stay."""
@@ -32,10 +32,10 @@ _MOST_WARPS = 16
 
 def tuned(
     setting: Setting, candidates: int | None = None, known: Collection[tuple[str, str]] = ()
-) -> Iterator[Found]:
+) -> Iterator[TunedTile]:
     """Yield what is found for each shape; at most so many candidates are tried for one.
 
-    `known` are the tables and shapes that are left out, as `Found.key` names them.
+    `known` are the tables and shapes that are left out, as `TunedTile.key` names them.
     """
     seen, every = {*known}, tables()
     for work in works(setting):
@@ -81,18 +81,18 @@ def asked(work: Work, among: Iterable[Table]) -> list[tuple[Table, Any]]:
     return shapes
 
 
-def best(work: Work, table: Table, shape: Any, setting: Setting, most: int | None) -> Found:
+def best(work: Work, table: Table, shape: Any, setting: Setting, most: int | None) -> TunedTile:
     """Return the fastest tile of a shape among those under which the work comes out right."""
     now = table.tiles(shape)
     tiles = around(now, getattr(shape, "kernel", ""))[:most]
     right = [tile for tile in tiles if _right(work, table, shape, tile, setting.dtype)]
     if now not in right:
-        return Found(table, shape, now, 0, len(tiles), 1.0)
+        return TunedTile(table, shape, now, 0, len(tiles), 1.0)
     runs: dict[str, Run] = {str(tile): partial(_under, work, table, shape, tile) for tile in right}
     timings, _ = side_by_side(runs, setting.rounds, setting.warmup, setting.clock)
     medians = {tile: timings[str(tile)].median for tile in right if str(tile) in timings}
     winner = min(medians, key=medians.__getitem__)
-    return Found(table, shape, winner, len(right), len(tiles), medians[now] / medians[winner])
+    return TunedTile(table, shape, winner, len(right), len(tiles), medians[now] / medians[winner])
 
 
 _FIXED = {

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from composer.inspect.base.left_out import LeftOut
-from composer.inspect.base.measure import Found, Measure
+from composer.inspect.base.measure import Measure, Result
 from composer.inspect.base.subject import Subject
 from composer.training.data.datamodule import datamodule
 from composer.training.folder.data_record import located
@@ -41,7 +41,7 @@ class Inspected:
 
     name: str
     path: str
-    found: Mapping[str, Found | str]
+    results: Mapping[str, Result | str]
     tokens: int
     sequences: int
     steps: int
@@ -85,7 +85,7 @@ def inspect(
     subject: Subject, path: Path, measures: Sequence[Measure], progress: Progress = lambda *_: None
 ) -> Inspected:
     """Run measures on a model; those that do not apply say why."""
-    results: dict[str, Found | str] = {}
+    results: dict[str, Result | str] = {}
     for each in measures:
         progress(subject.name, each.name, 0, 0)
         try:
@@ -119,7 +119,7 @@ def as_json(runs: Sequence[Inspected], measures: Sequence[Measure]) -> dict[str,
                 "steps": run.steps,
                 "found": {
                     name: {"left_out": result} if isinstance(result, str) else _plain(result.values)
-                    for name, result in run.found.items()
+                    for name, result in run.results.items()
                 },
             }
             for run in runs

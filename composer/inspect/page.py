@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
-from composer.inspect.base.measure import Found, Measure
+from composer.inspect.base.measure import Measure, Result
 from composer.inspect.base.score import ALL
 from composer.inspect.base.views import Choice, Heat, Lines, Note, Rows, View
 from composer.inspect.figures import heat, lines, widths
@@ -57,8 +57,8 @@ def _cards(runs: Sequence[Inspected]) -> Iterator[tuple[str, str, str]]:
         kind = "recurrent steps" if run.recurrent else "layers"
         yield run.name, f"{run.steps} {kind}", f"of {run.stage}, whose steps are looked at"
     for run in runs:
-        lens = run.found.get("lens")
-        if isinstance(lens, Found):
+        lens = run.results.get("lens")
+        if isinstance(lens, Result):
             accuracy, loss = lens.values["accuracy"][ALL], lens.values["loss"][ALL]
             named = f" of {run.name}" if len(runs) > 1 else ""
             yield f"Accuracy{named}", f"{100 * accuracy[-1]:.2f} %", f"loss {loss[-1]:.3f} nats"
@@ -70,8 +70,8 @@ def _cards(runs: Sequence[Inspected]) -> Iterator[tuple[str, str, str]]:
 def _section(measure: Measure, runs: Sequence[Inspected], width: tuple[float, ...]) -> str:
     defined = "".join(f'<p class="definition">{_quoted(text)}</p>' for text in measure.definition)
     named = '<h3 class="run">{}</h3>' if len(runs) > 1 else ""
-    results = [run.found[measure.name] for run in runs]
-    every = [view for each in results if isinstance(each, Found) for view in _leaves(each.views)]
+    results = [run.results[measure.name] for run in runs]
+    every = [view for each in results if isinstance(each, Result) for view in _leaves(each.views)]
     columns = "".join(
         f"<div>{named.format(escape(run.name))}{''.join(_result_html(each, _Shown(width, every)))}</div>"
         for run, each in zip(runs, results, strict=True)
@@ -101,7 +101,7 @@ def _leaves(views: Iterable[View]) -> Iterator[View]:
             yield view
 
 
-def _result_html(result: Found | str, shown: _Shown) -> Iterator[str]:
+def _result_html(result: Result | str, shown: _Shown) -> Iterator[str]:
     if isinstance(result, str):
         yield f"<p><strong>Left out.</strong> {escape(result)}</p>"
         return

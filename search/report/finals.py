@@ -81,7 +81,8 @@ def said(source: Source) -> Iterator[str]:
         word = f"{comparison.size} than" if comparison.better else "equal to"
         yield (
             f"In {comparison.one.metric} the winner, {titled(source.state, winner)} with "
-            f"{comparison.one.text}, is {word} the best baseline, {rival.name} with {comparison.other.text}: {comparison.doubt}."
+            f"{comparison.one.text}, is {word} the best baseline, "
+            f"{rival.name} with {comparison.other.text}: {comparison.doubt}."
         )
     if source.verdicts.uneven:
         yield f"Note: {source.verdicts.uneven}."

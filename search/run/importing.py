@@ -71,7 +71,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Translated:
     """The run in this space: a point of it, or a baseline."""
 
     spec: Spec
@@ -205,13 +205,13 @@ class ImportFilter:
         )
         return Arrival(came, new, old.folder / record.folder, entered.stem)
 
-    def _entered(self, record: Record, spec: Spec | None) -> _Found | Refused:
+    def _entered(self, record: Record, spec: Spec | None) -> _Translated | Refused:
         """Find the run among the baselines and the points of this space."""
         if record.identity in self.baselines:
             own = self.baselines[record.identity]
             if record.status == "stopped":
                 return Refused("stopped there, a baseline here", own.stem)
-            return _Found(own.spec, {}, own.costs, own.origin, own.stem)
+            return _Translated(own.spec, {}, own.costs, own.origin, own.stem)
         point = self._same.find(record.identity, record.params, spec)
         if isinstance(point, str) and record.kind == "baseline":
             return Refused("a baseline there that is neither one here nor a point of this space", record.name)
@@ -221,7 +221,7 @@ class ImportFilter:
         if proposed.verdict != "feasible" or proposed.spec is None:
             by = [f"{cap} by {100 * share:.3g} %" for cap, share in proposed.constraints.items() if share > 0]
             return Refused("over the caps of this space", f"{_name(record)}: {', '.join(by)}")
-        return _Found(proposed.spec, proposed.params, proposed.costs)
+        return _Translated(proposed.spec, proposed.params, proposed.costs)
 
     def _seen(self, record: Record, spec: Spec, costs: dict[str, float]) -> list[Seen] | Refused:
         """Return the results at the milestones of this space that the record reached."""

@@ -121,7 +121,7 @@ def test_a_patch_adds_to_a_table_and_leaves_out_tiles_that_are_wrong_or_no_faste
     table = tile_tables.Table(module, "MEASURED", Tiles(lambda shape: 0, {1: 2}))
     monkeypatch.setattr(tile_tables, "tables", lambda: [table])
     found = [
-        tile_tables.Found(table, shape, 10 * shape, right, 4, faster)
+        tile_tables.TunedTile(table, shape, 10 * shape, right, 4, faster)
         for shape, right, faster in ((3, 4, 1.5), (4, 0, 1.0), (5, 4, 1.0))
     ]
     patch = "".join(tile_tables.patch(tile_tables.as_rows(found), "a device"))

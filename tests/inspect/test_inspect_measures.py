@@ -236,6 +236,6 @@ def test_untied_layers_have_experts_of_their_own():
 def test_every_model_is_inspected(case):
     made, every = subject(CASES[case]), find_measures()
     told = inspect(made, Path("weights"), every)
-    assert told.found.keys() == {each.name for each in every}
+    assert told.results.keys() == {each.name for each in every}
     json.dumps(as_json([told], every), allow_nan=False)
     assert page([told, told], every).startswith("<!doctype html>")

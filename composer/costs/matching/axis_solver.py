@@ -12,7 +12,7 @@ from itertools import product
 from math import ceil, floor
 
 from composer.costs.matching.choices import Axis, Combination
-from composer.costs.matching.goal import NOWHERE, Costs, Found, Goal, Score
+from composer.costs.matching.goal import NOWHERE, Costs, Goal, Score, Solution
 from composer.costs.matching.shape import Limits, Sizes
 
 # how far apart points are counted, and how often they are moved to where the solution seems to be
@@ -30,11 +30,11 @@ class AxisSolver:
         self._plane: dict[tuple[Combination, Levels], _Plane | None] = {}
         self._start: Levels = tuple(axis.start for axis in axes)
 
-    def solved(self, goal: Goal, combination: Combination, values: dict[str, int], coarse: float) -> Found:
+    def solved(self, goal: Goal, combination: Combination, values: dict[str, int], coarse: float) -> Solution:
         """Return the best sizes for a goal; `values` are the given sizes, at a distance of `coarse`."""
         now = {**self._limits.base, **values}
         spans = [axis.levels(now) for axis in self._axes]
-        best = Found(NOWHERE, values)
+        best = Solution(NOWHERE, values)
         if any(low > high for low, high in spans):
             return best
         levels = tuple(min(max(at, low), high) for at, (low, high) in zip(self._start, spans, strict=True))
@@ -51,14 +51,14 @@ class AxisSolver:
             self._start = levels
         return best
 
-    def _at(self, goal: Goal, values: dict[str, int], levels: Levels, coarse: float) -> Found:
+    def _at(self, goal: Goal, values: dict[str, int], levels: Levels, coarse: float) -> Solution:
         sizes = dict(values)
         way = coarse
         for axis, level in zip(self._axes, levels, strict=True):
             sizes |= axis.values(level)
             way += axis.distance(level)
         costs = self._costs(sizes) if self._limits.hold(sizes) else None
-        return Found(NOWHERE if costs is None else goal.score(costs, way), sizes)
+        return Solution(NOWHERE if costs is None else goal.score(costs, way), sizes)
 
     def _counted(
         self,

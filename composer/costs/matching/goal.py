@@ -39,7 +39,7 @@ class Score(NamedTuple):
 NOWHERE = Score(inf, inf, inf)
 
 
-class Found(NamedTuple):
+class Solution(NamedTuple):
     """Sizes that differ from the base's, and their score."""
 
     score: Score

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from composer.costs.fitting.fit import Measures, Move, made
 from composer.costs.fitting.tunables import Tree, Tunable, Tunables, find
 from composer.costs.matching.choices import axes, dimensions
-from composer.costs.matching.goal import NOWHERE, Aim, Costs, Found, Goal, Score
+from composer.costs.matching.goal import NOWHERE, Aim, Costs, Goal, Score, Solution
 from composer.costs.matching.shape import SHAPING, WIDTH, Limits, Sizes, distance
 from composer.costs.matching.solve import Search
 from composer.costs.tracing.traced_cost import Coster
@@ -306,10 +306,10 @@ class _Matching:
                 effects[path] = now
         return effects
 
-    def solved(self, names: Sequence[str] | None, goals: Sequence[Sequence[Goal]]) -> Found:
+    def solved(self, names: Sequence[str] | None, goals: Sequence[Sequence[Goal]]) -> Solution:
         """Return the nearest sizes that meet the first goal, or else the best for a later goal."""
         searches = self._searches(self.free(names))
-        best = Found(NOWHERE, {})
+        best = Solution(NOWHERE, {})
         for alike in goals:
             for search in searches[: None if len(alike) == 1 else 1]:
                 best = min((search.nearest(goal) for goal in alike), key=_score, default=best)
@@ -330,7 +330,7 @@ class _Matching:
         return [Search(self.limits, *way, self.costs) for way in ways]
 
 
-def _score(solution: Found) -> Score:
+def _score(solution: Solution) -> Score:
     return solution.score
 
 

@@ -15,7 +15,7 @@ from math import ceil
 
 from composer.costs.matching.axis_solver import AxisSolver
 from composer.costs.matching.choices import Axis, Combination, Option
-from composer.costs.matching.goal import NOWHERE, Costs, Found, Goal, Score
+from composer.costs.matching.goal import NOWHERE, Costs, Goal, Score, Solution
 from composer.costs.matching.shape import Limits, Sizes
 
 # combinations looked at: the nearest ones at first, and those nearer than a solution
@@ -36,24 +36,24 @@ class Search:
     ) -> None:
         self._dimensions, self._limits = dimensions, limits
         self._axis_solver = AxisSolver(limits, axes, costs)
-        self._solved: dict[tuple[Goal, Combination], Found] = {}
+        self._solved: dict[tuple[Goal, Combination], Solution] = {}
 
-    def nearest(self, goal: Goal) -> Found:
+    def nearest(self, goal: Goal) -> Solution:
         """Return the sizes nearest to the base that meet a goal, or those that come closest to the goal."""
-        best = self._looked_through(goal, _FIRST, Found(NOWHERE, {}))
+        best = self._looked_through(goal, _FIRST, Solution(NOWHERE, {}))
         if not best.score.met:
             best = min(best, self._descended(goal), key=_score)
         if best.score.met:
             best = self._looked_through(goal, _NEARER, best)
         return best
 
-    def _at(self, goal: Goal, combination: Combination) -> Found:
+    def _at(self, goal: Goal, combination: Combination) -> Solution:
         key = goal, combination
         if key not in self._solved:
             values: dict[str, int] = {}
             for options, i in zip(self._dimensions, combination, strict=True):
                 values |= options[i].values
-            solution = Found(NOWHERE, values)
+            solution = Solution(NOWHERE, values)
             if self._limits.attention_fits(values):
                 solution = self._axis_solver.solved(goal, combination, values, self._coarse(combination))
             self._solved[key] = solution
@@ -63,7 +63,7 @@ class Search:
         """Return the distance of a combination without its axes."""
         return sum(options[i].distance for options, i in zip(self._dimensions, combination, strict=True))
 
-    def _looked_through(self, goal: Goal, most: int, best: Found) -> Found:
+    def _looked_through(self, goal: Goal, most: int, best: Solution) -> Solution:
         """Return the best combination, tried in order of distance while a nearer one is possible."""
         for count, combination in enumerate(self._ordered()):
             if count >= most or (best.score.met and self._coarse(combination) >= best.score.distance):
@@ -85,7 +85,7 @@ class Search:
                         seen.add(following)
                         heappush(waiting, (self._coarse(following), following))
 
-    def _descended(self, goal: Goal) -> Found:
+    def _descended(self, goal: Goal) -> Solution:
         """Return the best combination found by coordinate descent from the best of a sample."""
         sample = sorted(self._sampled(), key=lambda combination: self._at(goal, combination).score)
         return min((self._descent(goal, start) for start in sample[:_STARTS]), key=_score)
@@ -99,7 +99,7 @@ class Search:
             spread.append(sorted({0, *picked}))
         yield from product(*spread)
 
-    def _descent(self, goal: Goal, at: Combination) -> Found:
+    def _descent(self, goal: Goal, at: Combination) -> Solution:
         for _ in range(_SWEEPS):
             before = at
             for i, options in enumerate(self._dimensions):
@@ -110,5 +110,5 @@ class Search:
         return self._at(goal, at)
 
 
-def _score(solution: Found) -> Score:
+def _score(solution: Solution) -> Score:
     return solution.score

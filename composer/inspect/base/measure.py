@@ -14,8 +14,8 @@ Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a measure found in one model.
+class Result:
+    """The result of a measure on one model.
 
     Attributes:
         values: the numbers, as JSON.
@@ -44,4 +44,4 @@ class Measure:
     short: str
     title: str
     definition: Sequence[str]
-    run: Callable[[Subject, Tell], Found]
+    run: Callable[[Subject, Tell], Result]

@@ -13,7 +13,7 @@ from blocks.depth_attention.reference import attended, distances, slots_read
 from blocks.depth_attention.windowed import WindowedAttend
 from blocks.kernels.slot_memory import SlotMemory
 from composer.inspect.base.left_out import LeftOut
-from composer.inspect.base.measure import Found, Measure, Tell
+from composer.inspect.base.measure import Measure, Result, Tell
 from composer.inspect.base.score import ALL
 from composer.inspect.base.subject import Place, Subject, at_step
 from composer.inspect.base.views import Choice, Heat, Rows, View
@@ -32,7 +32,7 @@ class Map:
     weights: Tensor
 
 
-def run(subject: Subject, tell: Tell) -> Found:
+def run(subject: Subject, tell: Tell) -> Result:
     """Compute the weights of every read from its query and the slots."""
     places = subject.places(Attend)
     if not places:
@@ -44,7 +44,7 @@ def run(subject: Subject, tell: Tell) -> Found:
         values[f"{place.path}{place.name}"], shown = _values_and_views(subject, place, weights_map)
         views += shown
         tell(done + 1, len(places))
-    return Found(values, views)
+    return Result(values, views)
 
 
 def depth_map(subject: Subject, place: Place) -> Map:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from composer.inspect.base.measure import Found, Measure, Tell
+from composer.inspect.base.measure import Measure, Result, Tell
 from composer.inspect.base.routing import (
     Routing,
     distinct,
@@ -20,7 +20,7 @@ from composer.inspect.base.subject import Subject
 from composer.inspect.base.views import Note, Rows, View
 
 
-def run(subject: Subject, tell: Tell) -> Found:
+def run(subject: Subject, tell: Tell) -> Result:
     """Compare each token's choices over all steps with chance and with an untied mixture."""
     values: dict[str, Any] = {}
     views: list[View] = []
@@ -28,7 +28,7 @@ def run(subject: Subject, tell: Tell) -> Found:
         numbers = diversity(routing)
         values[routing.name] = numbers
         views += _views(routing, numbers)
-    return Found(values, views)
+    return Result(values, views)
 
 
 def diversity(routing: Routing) -> dict[str, float]:

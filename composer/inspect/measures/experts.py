@@ -5,20 +5,20 @@ from __future__ import annotations
 from math import log
 from typing import Any
 
-from composer.inspect.base.measure import Found, Measure, Tell
+from composer.inspect.base.measure import Measure, Result, Tell
 from composer.inspect.base.routing import Routing, entropy, loads, overlap, routings
 from composer.inspect.base.subject import Subject
 from composer.inspect.base.views import Choice, Heat, Note, Rows, View
 
 
-def run(subject: Subject, tell: Tell) -> Found:
+def run(subject: Subject, tell: Tell) -> Result:
     """Count the choices at each step."""
     values: dict[str, Any] = {}
     views: list[View] = []
     for routing in routings(subject):
         values[routing.name], shown = _values_and_views(routing)
         views += shown
-    return Found(values, views)
+    return Result(values, views)
 
 
 def _values_and_views(routing: Routing) -> tuple[dict[str, Any], list[View]]:

@@ -14,7 +14,7 @@ from blocks.depth_attention.operations import WriteKV
 from blocks.expert_attention.operations import Experts
 from composer.graph.taps.names import STATE_IN
 from composer.inspect.base.left_out import LeftOut
-from composer.inspect.base.measure import Found, Measure, Tell
+from composer.inspect.base.measure import Measure, Result, Tell
 from composer.inspect.base.routing import loads, routings
 from composer.inspect.base.score import Score, score
 from composer.inspect.base.subject import Place, Subject
@@ -34,7 +34,7 @@ class Ablation:
     run: Callable[[int], Tensor]
 
 
-def run(subject: Subject, tell: Tell) -> Found:
+def run(subject: Subject, tell: Tell) -> Result:
     """Score the model without each step, slot and expert."""
     whole = score(subject.run(), subject.targets)
     kinds, notes = [], []
@@ -57,7 +57,7 @@ def run(subject: Subject, tell: Tell) -> Found:
             for name, score in zip(each.names, lost, strict=True)
         }
         views[each.kind] = _heat(each, whole, lost)
-    return Found(values, [Choice("Without", views), *map(Note, notes)])
+    return Result(values, [Choice("Without", views), *map(Note, notes)])
 
 
 def _heat(each: Ablation, whole: Score, lost: list[Score]) -> View:

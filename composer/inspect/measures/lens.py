@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from composer.inspect.base.measure import Found, Measure, Tell
+from composer.inspect.base.measure import Measure, Result, Tell
 from composer.inspect.base.score import ALL, Score, Targets, share
 from composer.inspect.base.subject import Subject
 from composer.inspect.base.views import Choice, Lines, Rows, View
 
 
-def run(subject: Subject, tell: Tell) -> Found:
+def run(subject: Subject, tell: Tell) -> Result:
     """Score the logits after each step."""
     targets = subject.targets
     scores = [each.score for each in subject.said]
@@ -27,7 +27,7 @@ def run(subject: Subject, tell: Tell) -> Found:
         "gained": [gained for gained, _ in flips],
         "lost": [lost for _, lost in flips],
     }
-    return Found(values, [*_views(values, groups), _flips(subject, flips)])
+    return Result(values, [*_views(values, groups), _flips(subject, flips)])
 
 
 _TITLES = {

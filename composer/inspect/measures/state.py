@@ -7,12 +7,12 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor
 
-from composer.inspect.base.measure import Found, Measure, Tell
+from composer.inspect.base.measure import Measure, Result, Tell
 from composer.inspect.base.subject import Subject
 from composer.inspect.base.views import Choice, Lines
 
 
-def run(subject: Subject, tell: Tell) -> Found:
+def run(subject: Subject, tell: Tell) -> Result:
     """Compare the states before and after each step, and their logits."""
     states = subject.states
     norm = [root_mean_square(state) for state in states]
@@ -32,7 +32,7 @@ def run(subject: Subject, tell: Tell) -> Found:
         ),
         "norm": Lines("Size of the state", "steps done", "root mean square", {"norm": [*enumerate(norm)]}),
     }
-    return Found(values, [Choice("Show", views)])
+    return Result(values, [Choice("Show", views)])
 
 
 def root_mean_square(state: Tensor) -> float:

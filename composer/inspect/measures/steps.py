@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from composer.inspect.base.left_out import LeftOut
-from composer.inspect.base.measure import Found, Measure, Tell
+from composer.inspect.base.measure import Measure, Result, Tell
 from composer.inspect.base.score import Score, score
 from composer.inspect.base.subject import Subject
 from composer.inspect.base.views import Choice, Lines, View
@@ -11,7 +11,7 @@ from composer.inspect.base.views import Choice, Lines, View
 _FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)
 
 
-def run(subject: Subject, tell: Tell) -> Found:
+def run(subject: Subject, tell: Tell) -> Result:
     """Score the model with other numbers of steps."""
     if not subject.recurrent:
         raise LeftOut("No stage is recurrent: each layer has weights of its own, so their number is fixed.")
@@ -47,7 +47,7 @@ def run(subject: Subject, tell: Tell) -> Found:
         )
         for name, unit in (("accuracy", "accuracy"), ("loss", "nats"))
     }
-    return Found(values, [Choice("Show", views)])
+    return Result(values, [Choice("Show", views)])
 
 
 MEASURE = Measure(

@@ -16,7 +16,7 @@ sys.path.insert(0, str(DOCS))
 
 from curves import found_table, live_table, read_curves  # noqa: E402
 from features import gained, predicted, tables  # noqa: E402
-from fronts import BEFORE, SAMPLERS, WAYS, in_order, read_found, table  # noqa: E402
+from fronts import BEFORE, SAMPLERS, WAYS, in_order, read_searched, table  # noqa: E402
 from recorded import feasible, full, space  # noqa: E402
 from replay import ARMS, CURVES, LIVES, recorded, search  # noqa: E402
 
@@ -81,7 +81,7 @@ def test_the_documentation_shows_the_curves_that_are_kept() -> None:
 
 def test_the_documentation_shows_what_the_rules_found_under_two_objectives() -> None:
     page = (DOCS / "experiments.md").read_text(encoding="utf-8")
-    found = read_found()
+    found = read_searched()
     assert len(found) == 20 * len(SAMPLERS) * len(WAYS)
     for line in table(found):
         assert line in page

@@ -167,14 +167,14 @@ def _tune(setting: Setting, out: str | None) -> None:
 
     from composer.bench.measuring.machine import machine
     from composer.bench.measuring.pairs import DeviceLost
-    from composer.bench.tile_tables import Found, as_json, as_rows, patch, read_json
+    from composer.bench.tile_tables import TunedTile, as_json, as_rows, patch, read_json
     from composer.bench.tune import tuned
     from composer.cli.terminal.files import write
 
     about = machine()
     device = ", ".join(f"{name} {about[name]}" for name in ("device", "torch", "triton"))
     before = [] if out is None else read_json(Path(out))
-    rows, measured = before, list[Found]()
+    rows, measured = before, list[TunedTile]()
     try:
         for each in tuned(setting, known={(row["table"], row["shape"]) for row in before}):
             measured.append(each)
