@@ -14,7 +14,7 @@ from search.trainer import train
 DOCS = Path(__file__).parents[3] / "docs"
 sys.path.insert(0, str(DOCS))
 
-from curves import found_table, live_table, read_curves  # noqa: E402
+from curves import best_table, live_table, read_curves  # noqa: E402
 from features import gained, predicted, tables  # noqa: E402
 from fronts import BEFORE, SAMPLERS, WAYS, in_order, read_searched, table  # noqa: E402
 from recorded import feasible, full, space  # noqa: E402
@@ -73,7 +73,7 @@ def test_searches_that_trained_found_what_their_replays_find() -> None:
 def test_the_documentation_shows_the_curves_that_are_kept() -> None:
     page = (DOCS / "experiments.md").read_text(encoding="utf-8")
     curves = read_curves(CURVES)
-    for line in [*found_table(curves, [*ARMS]), *live_table(read_curves(LIVES), curves)]:
+    for line in [*best_table(curves, [*ARMS]), *live_table(read_curves(LIVES), curves)]:
         assert line in page
     assert f"{recorded().best():.4f}" in page
     assert f"{full() // 1000}k tokens" in page
