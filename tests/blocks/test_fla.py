@@ -182,8 +182,6 @@ def test_who_insists_on_fused_kernels_is_told_of_the_extra(release):
 def test_outputs_and_gradients_equal_the_reference_at_odd_sizes(place, sizes, dtype):
     if place == "cuda" and dtype is torch.float32:
         pytest.skip("products are TF32")
-    if place == "cpu" and dtype is torch.bfloat16:
-        pytest.skip("the interpreter has no bf16")
     inputs = given(*sizes, dtype, place)
     exact = [each.detach().double().requires_grad_() for each in inputs]
     found, expected = fla_kernels.mix(*inputs), mix_plain(*exact)

@@ -4,15 +4,20 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
 import torch
 from strategies import make
 
 import composer
+from composer.costs.base.precision import FULL
 from composer.costs.counting.plan import count
+from composer.costs.memory.saved_tensors import saved_per_token
 from composer.testing.models import close, gradients, kept, kept_of, probe, shake, tokens_for
 
 __all__ = [
     "check_other_steps",
+    "check_same_training",
+    "check_saved",
     "close",
     "compiled",
     "gradients",
@@ -34,6 +39,30 @@ def compiled(tree, kernels="auto", shaken=0):
     if shaken is not None:
         shake(model, shaken)
     return model
+
+
+def check_same_training(model, plain, tokens, where):
+    """A model on a device gives the loss and gradients of another one on the CPU."""
+    results = []
+    for each, given in ((model, tokens.to(where)), (plain, tokens)):
+        loss = each.loss(given, given)
+        loss.backward()
+        gradients = {name: weight.grad.cpu() for name, weight in each.named_parameters()}
+        results.append(({"loss": loss.cpu()}, gradients))
+    (losses, grads), (expected, expected_grads) = results
+    close(losses, expected)
+    close(grads, expected_grads, 1e-4)
+
+
+def check_saved(model, where="cpu", more=0.0):
+    """A token keeps for the backward pass what is declared, and `more` bytes.
+
+    What grows with the batch counts; tables, masks and joined weights do not grow.
+    """
+    length = model.spec.model.context
+    measured = (kept(model, 5, where) - kept(model, 2, where)) / (3 * length)
+    declared = saved_per_token(model.graph, length, FULL._replace(device=where))
+    assert measured == pytest.approx(declared + more, rel=1e-12)
 
 
 def check_other_steps(trained, built, steps):

@@ -8,16 +8,15 @@ import lightning
 import pytest
 import torch
 from cases import DEPTH, EXPERT, FFN, LATENT, SEQ, tree
-from models import compiled, tokens_for
+from models import check_saved, compiled, tokens_for
 from strategies import make
 
 import composer
-from composer.costs.base.precision import BF16, FULL
+from composer.costs.base.precision import BF16
 from composer.costs.counting.count import longest_graph
 from composer.costs.counting.plan import count, make_plan
 from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.peak import Memory
-from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.other_steps import training_graphs
 from composer.language.schema.row_steps import RowSteps
@@ -25,7 +24,6 @@ from composer.language.schema.steps import drawn_steps, step_mix, trained_steps,
 from composer.module.model import ComposedModel
 from composer.settings.errors import SpecError
 from composer.testing.memory import measured
-from composer.testing.models import kept
 from composer.testing.modes import MODES
 
 TRAIN = {
@@ -187,9 +185,7 @@ def test_memory_is_that_of_the_largest_number(name):
     assert predicted == pytest.approx(measured(found, 16, fake=False), rel=0.01)
     model = ComposedModel(found)
     model.set_steps({CASES[name][0]: RowSteps(4)})
-    length = found.model.context
-    saved = (kept(model, 5) - kept(model, 2)) / (3 * length)
-    assert saved_per_token(model.graph, length, FULL) == pytest.approx(saved, rel=1e-12)
+    check_saved(model)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import CASES
 from depth_kernels import check, run, weights
-from models import close, compiled, kept, probe, tokens_for
+from models import check_same_training, check_saved, close, compiled, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
 from blocks.depth_attention import reference
@@ -16,8 +16,6 @@ from blocks.depth_attention.operations import Attend, RotaryAttend, RotaryWriteK
 from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.slot_memory import slots as slots_of
-from composer.costs.base.precision import FULL
-from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
 from composer.module.model import ComposedModel
@@ -293,27 +291,13 @@ def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(way, for
     again = [*recomputable(plain.graph)] if MODELS[case] else []
     model = ComposedModel(plain.spec, recompute=again)
     model.load_state_dict(plain.state_dict())
-    model, tokens = model.to(way.where).train(), tokens_for(model.spec, 1, 5)
-    placed = tokens.to(way.where)
-    loss, wanted = (
-        each.loss(each_tokens, each_tokens) for each, each_tokens in ((model, placed), (plain, tokens))
-    )
-    for each in (loss, wanted):
-        each.backward()
-    close({"loss": loss.cpu()}, {"loss": wanted})
-    grads, expected = (
-        {name: parameter.grad.cpu() for name, parameter in each.named_parameters()} for each in (model, plain)
-    )
-    close(grads, expected, 1e-4)
+    check_same_training(model.to(way.where).train(), plain, tokens_for(model.spec, 1, 5), way.where)
     assert way.pull if way.name == "pull" else way.push
 
 
 @pytest.mark.parametrize("case", ["depth", "dreamer, grouped"])
 def test_models_by_kernels_keep_what_they_declare(where, forced, attention_keeps_as_declared, case):
-    model = compiled(CASES[case]).to(where)
-    found = (kept(model, 5, where) - kept(model, 2, where)) / (3 * model.spec.model.context)
-    size = FULL._replace(device=where)
-    assert saved_per_token(model.graph, model.spec.model.context, size) == pytest.approx(found, rel=1e-12)
+    check_saved(compiled(CASES[case]).to(where), where)
 
 
 def once(functions, leaves, slots, reads, turned=False, before=0):

@@ -37,8 +37,6 @@ def both_ways(query, keys, values, gradient, first=0):
 
 @pytest.mark.parametrize(("size", "dtype"), KINDS)
 def test_outputs_and_gradients_equal_fp64_both_ways(where, size, dtype):
-    if where == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter has no bf16")
     inputs = drawn(SIZES[size], dtype, where)
     expected = exact(*inputs)
     for got in both_ways(*inputs):

@@ -53,8 +53,6 @@ def run(inputs, active, load=None):
 
 @pytest.mark.parametrize(("size", "dtype"), KINDS)
 def test_outputs_and_gradients_equal_fp64(kernels, size, dtype):
-    if kernels == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter has no bf16")
     inputs, active = drawn(SIZES[size], dtype, kernels), SIZES[size][4]
     load = torch.zeros(SIZES[size][3], device=kernels)
     got, expected = run(inputs, active, load), exact(*inputs, active)
@@ -136,8 +134,6 @@ def test_the_same_twice_is_the_same_to_the_bit(kernels):
 
 @pytest.mark.parametrize(("size", "dtype"), KINDS)
 def test_keys_turned_back_give_what_turned_queries_give(kernels, size, dtype):
-    if kernels == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter has no bf16")
     *weighed, balance, gradient = drawn(SIZES[size], dtype, kernels)
     active, width = SIZES[size][4], SIZES[size][2]
     angle = torch.linspace(0.1, 1, width // 2, device=kernels)

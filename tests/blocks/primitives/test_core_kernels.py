@@ -17,11 +17,6 @@ DTYPES = [
 ]
 
 
-def skip_bf16(where, dtype):
-    if where == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter has no bf16")
-
-
 def summed(where, shape, dtypes=(torch.float32, torch.float32), of_norm=True, of_total=True):
     """Terms, gain and gradients, and what the kernels make of them."""
     first, second = dtypes
@@ -38,7 +33,6 @@ def summed(where, shape, dtypes=(torch.float32, torch.float32), of_norm=True, of
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", ROWS)
 def test_sum_and_norm_equal_fp64(where, size, dtype):
-    skip_bf16(where, dtype)
     found, expected = summed(where, ROWS[size], (dtype, dtype))
     check(found, expected, dtype)
 
@@ -107,7 +101,6 @@ def test_no_token_is_no_work(where):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", HEADS)
 def test_turned_heads_equal_fp64(where, size, dtype, normed):
-    skip_bf16(where, dtype)
     shape = HEADS[size]
     x, gradient, gain = drawn([shape, shape, shape[-1:]], dtype, where)
     gain, table = gain if normed else None, table_for(shape, where)

@@ -2,21 +2,16 @@
 
 import pytest
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
-from models import close, kept, shake, tokens_for
+from models import check_same_training, check_saved, close, shake, tokens_for
 from replaying import Replaying
 from strategies import make
 
 from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
-from blocks.kernels.tensors import DTYPES
-from blocks.primitives import fused
 from blocks.primitives.fused_operations import AddBeforeNorm, AddNorm, NormRotate, PrecomputedNorm
 from blocks.primitives.operations import Norm, Rotate, Sum
-from composer.costs.base.precision import FULL
-from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
-from composer.module import model as module
 from composer.module.model import ComposedModel
 from composer.module.passes import losses
 from composer.training.capture.step_graphs import StepGraphs
@@ -38,16 +33,6 @@ TREES = {
         {"recur": 2, "step": ["f", {"parallel": ["s", "f"], "combine": "gate"}], "inject": "add"},
     ),
 }
-
-
-@pytest.fixture
-def planned_for_a_gpu(where, monkeypatch):
-    """Models are planned for a GPU wherever they run, where the kernels are interpreted."""
-    if where == "cpu":
-        monkeypatch.setattr(fused, "fits", lambda *tensors: all(t.dtype in DTYPES for t in tensors))
-        real = module.target_of
-        monkeypatch.setattr(module, "target_of", lambda weight: Target("cuda", real(weight).dtype))
-    return where
 
 
 def kinds(graph):
@@ -76,20 +61,9 @@ def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(planned_
     marks = [*recomputable(plain.graph)] if again else []
     model = ComposedModel(plain.spec, recompute=marks, torch_compile="off")
     model.load_state_dict(plain.state_dict())
-    model, tokens = model.to(where).train(), tokens_for(model.spec, 1, 5)
-    loss, wanted = (
-        each.loss(each_tokens, each_tokens)
-        for each, each_tokens in ((model, tokens.to(where)), (plain, tokens))
-    )
+    check_same_training(model.to(where).train(), plain, tokens_for(model.spec, 1, 5), where)
     assert AddNorm in kinds(model.graph)
     assert any(name.startswith("triton") for name in chosen(model.graph))
-    for each in (loss, wanted):
-        each.backward()
-    close({"loss": loss.cpu()}, {"loss": wanted})
-    grads, expected = (
-        {name: parameter.grad.cpu() for name, parameter in each.named_parameters()} for each in (model, plain)
-    )
-    close(grads, expected, 1e-4)
 
 
 def chosen(graph):
@@ -99,11 +73,7 @@ def chosen(graph):
 @pytest.mark.parametrize("case", ["transformer", "parallel"])
 def test_models_by_kernels_keep_what_they_declare(planned_for_a_gpu, attention_keeps_as_declared, case):
     where = planned_for_a_gpu
-    model = ComposedModel(make(TREES[case]), torch_compile="off").to(where)
-    length = model.spec.model.context
-    found = (kept(model, 5, where) - kept(model, 2, where)) / (3 * length)
-    size = FULL._replace(device=where)
-    assert saved_per_token(model.graph, length, size) == pytest.approx(found, rel=1e-12)
+    check_saved(ComposedModel(make(TREES[case]), torch_compile="off").to(where), where)
 
 
 def test_replayed_steps_of_kernels_give_the_loss_and_gradients_of_plain_ones(planned_for_a_gpu):

@@ -5,21 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import FFN, SEQ, tree
-from models import kept, shake, tokens_for
+from models import check_saved, shake, tokens_for
 from strategies import make
 
 import composer
 from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
-from blocks.kernels.tensors import DTYPES
 from blocks.primitives import fused, norm_kernel
 from blocks.primitives.fused_operations import AddBeforeNorm, PrecomputedNorm
-from composer.costs.base.precision import FULL
-from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
 from composer.graph.passes.norm_ahead import norm_ahead
-from composer.module import model as module
 from composer.module.model import ComposedModel
 
 GPU = Target("cuda", "bfloat16")
@@ -83,16 +79,6 @@ def test_the_norm_is_narrow_for_a_product_alone():
 
 
 @pytest.fixture
-def planned_for_a_gpu(where, monkeypatch):
-    """Models are planned for a GPU wherever they run, where the kernels are interpreted."""
-    if where == "cpu":
-        monkeypatch.setattr(fused, "fits", lambda *tensors: all(t.dtype in DTYPES for t in tensors))
-        real = module.target_of
-        monkeypatch.setattr(module, "target_of", lambda weight: Target("cuda", real(weight).dtype))
-    return where
-
-
-@pytest.fixture
 def made(monkeypatch):
     """The number of sums that made a norm, in a list."""
     found, real = [], norm_kernel.add_norm_forward
@@ -148,11 +134,8 @@ def test_a_state_of_another_loop_brings_no_norm(planned_for_a_gpu):
 def test_it_keeps_what_it_declares(planned_for_a_gpu):
     where = planned_for_a_gpu
     model = ComposedModel(make(LOOP), torch_compile="off").to(where)
-    length = model.spec.model.context
-    found = (kept(model, 5, where) - kept(model, 2, where)) / (3 * length)
-    declared = saved_per_token(model.graph, length, FULL._replace(device=where))
     # the first step's norm keeps a number of each token, and torch's on a CPU what it makes
-    assert found - declared == pytest.approx(4 if where == "cuda" else 4 + 4 * 16, abs=1e-6)
+    check_saved(model, where, more=4 if where == "cuda" else 4 + 4 * 16)
 
 
 def test_marks_are_chosen_among_all_norms():

@@ -88,8 +88,6 @@ def test_off_a_gpu_plain_pytorch_runs(monkeypatch):
 @pytest.mark.parametrize("operation", [None, HeadLoss(8, 37)])
 @pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.gpu)])
 def test_the_self_test_passes_and_tells_what_is_off(where, monkeypatch, operation, dtype):
-    if where == "cpu" and dtype == "bfloat16":
-        pytest.skip("the interpreter has no bf16")
     assert check.check(operation, Target(where, dtype)) == ""
     right = loss_kernel.cross_entropy
 
