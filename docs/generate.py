@@ -171,9 +171,9 @@ def field_examples(kind: str) -> str:
 
 def costs_table(_: str) -> str:
     """Make the table of what every shipped spec costs."""
-    labels, *told = cost_rows([cost(path) for path in SPECS])
+    labels, *costs = cost_rows([cost(path) for path in SPECS])
     names = [f"[{path.stem}](../specs/{path.name})" for path in SPECS]
-    rows = [["spec", *labels], *([name, *each] for name, each in zip(names, told, strict=True))]
+    rows = [["spec", *labels], *([name, *each] for name, each in zip(names, costs, strict=True))]
     return _table(rows, right=range(1, len(rows[0])))
 
 
@@ -193,12 +193,8 @@ def samplers_table(_: str) -> str:
     rows = [["`sampler`", ""]]
     for name in samplers():
         sampler = find_sampler(name)
-        rows.append(
-            [
-                f"`{name}`",
-                sampler.meaning + (f"; `pip install '{sampler.install}'`" if sampler.install else ""),
-            ]
-        )
+        install = f"; `pip install '{sampler.install}'`" if sampler.install else ""
+        rows.append([f"`{name}`", sampler.meaning + install])
     return _table(rows)
 
 
@@ -272,7 +268,7 @@ def formula_table(argument: str) -> str:
     for row in rows.values():
         if row.get("active_params") == row.get("params"):
             row.pop("active_params", None)
-    columns = {key: told for key, told in columns.items() if any(key in row for row in rows.values())}
+    columns = {key: title for key, title in columns.items() if any(key in row for row in rows.values())}
     table = [[f"`{operation}`", *(row.get(key, "") for key in columns)] for operation, row in rows.items()]
     return _table([["operation", *columns.values()], *table])
 
@@ -310,7 +306,7 @@ def _of_models(option: type[WiringConfig]) -> bool:
 def inspection_table(_: str) -> str:
     """Make the table of the definitions of what `composer inspect` measures."""
     rows = [[f"`{each.name}`", " ".join(each.definition)] for each in find_measures()]
-    return _table([["measure", "definition"], *([name, told.replace("|", "\\|")] for name, told in rows)])
+    return _table([["measure", "definition"], *([name, text.replace("|", "\\|")] for name, text in rows)])
 
 
 KINDS = {
@@ -339,9 +335,9 @@ def _without_examples(hint: Any) -> str:
 
 
 def _value(hint: Any) -> str:
-    told = words(hint).partition(", such as")[0]
-    told = "a mapping" if told.startswith("a mapping of") else told
-    return told.replace("|", "\\|").replace("{", "`{").replace("}", "}`")
+    text = words(hint).partition(", such as")[0]
+    text = "a mapping" if text.startswith("a mapping of") else text
+    return text.replace("|", "\\|").replace("{", "`{").replace("}", "}`")
 
 
 def _default(info: Any) -> str:

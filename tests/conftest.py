@@ -74,8 +74,8 @@ def pytest_sessionfinish(session):
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
     """Each worker of pytest-xdist collects all tests."""
-    if told := getattr(node, "workeroutput", None):
-        node.config.stash[LEFT_OUT] = Counter(told["left out"])
+    if output := getattr(node, "workeroutput", None):
+        node.config.stash[LEFT_OUT] = Counter(output["left out"])
 
 
 def pytest_collection_finish():

@@ -20,12 +20,12 @@ def test_every_heading_has_a_snippet_and_every_name_is_another() -> None:
     assert len({re.search(r"^name: (.*)$", text, re.MULTILINE)[1] for *_, text in MODELS}) == len(MODELS)  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("model", "told", "text"), MODELS, ids=[model for model, *_ in MODELS])
+@pytest.mark.parametrize(("model", "message", "text"), MODELS, ids=[model for model, *_ in MODELS])
 def test_a_model_is_a_spec_that_check_accepts(
-    model: str, told: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, message: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (ROOT / "specs").glob("*.yaml"):
         shutil.copy(path, tmp_path)
     (tmp_path / "model.yaml").write_text(text)
     assert main(["check", str(tmp_path / "model.yaml")]) == 0, capsys.readouterr().err
-    assert "https://arxiv.org/abs/" in told
+    assert "https://arxiv.org/abs/" in message

@@ -127,22 +127,22 @@ def test_goals_are_held_to_at_full_size_alone_and_told_both_ways():
     ours, theirs = measured(case, replace(HERE, full=True))
     assert [goal.met for goal in ours.goals] == [True, False]
     assert theirs.goals == ()
-    told = "\n".join(goals([Part("p", [ours, theirs])]))
-    assert "quick: met" in told
-    assert "never: not met (1)" in told
+    message = "\n".join(goals([Part("p", [ours, theirs])]))
+    assert "quick: met" in message
+    assert "never: not met (1)" in message
 
 
 def test_the_command_runs_every_part_and_writes_what_it_tells(tmp_path, capsys):
     out, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
     line = ["bench", "--rounds", "2", "--json", str(out), "--picture", str(picture)]
     assert main(line) == 0
-    told, shown = json.loads(out.read_text()), capsys.readouterr().out
-    assert {"schema": 1, "finished": True, "full_size": False, "rounds": 2}.items() <= told.items()
-    assert told["machine"]["torch"] == torch.__version__
-    assert min(told["rates"].values()) > 0
-    assert [part["name"] for part in told["parts"]] == [*run.PARTS]
-    rows = [row for part in told["parts"] for row in part["rows"]]
-    for part in told["parts"]:
+    output, shown = json.loads(out.read_text()), capsys.readouterr().out
+    assert {"schema": 1, "finished": True, "full_size": False, "rounds": 2}.items() <= output.items()
+    assert output["machine"]["torch"] == torch.__version__
+    assert min(output["rates"].values()) > 0
+    assert [part["name"] for part in output["parts"]] == [*run.PARTS]
+    rows = [row for part in output["parts"] for row in part["rows"]]
+    for part in output["parts"]:
         assert part["complete"]
         assert part["failed"] == ""
         assert part["rows"]
@@ -189,10 +189,10 @@ def test_an_interrupted_run_leaves_what_is_done(tmp_path, monkeypatch):
     parts = {"loss": run.PARTS["loss"], "step": stopped}
     monkeypatch.setattr(run, "PARTS", parts)
     assert main(["bench", "--rounds", "1", "--json", str(out)]) == 130
-    told = json.loads(out.read_text())
-    assert told["finished"] is False
-    assert [(part["name"], part["complete"]) for part in told["parts"]] == [("loss", True), ("step", False)]
-    assert told["parts"][1]["rows"][0]["name"] == "a"
+    output = json.loads(out.read_text())
+    assert output["finished"] is False
+    assert [(part["name"], part["complete"]) for part in output["parts"]] == [("loss", True), ("step", False)]
+    assert output["parts"][1]["rows"][0]["name"] == "a"
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
 
@@ -213,9 +213,9 @@ def test_a_part_that_fails_says_why_and_the_next_one_runs():
 def test_a_spec_is_timed_by_its_own_step(tmp_path, capsys):
     out = tmp_path / "bench.json"
     assert main(["bench", TINY, *SMALL, "--rounds", "2", "--json", str(out)]) == 0
-    told = json.loads(out.read_text())
-    assert told["of"] == "dreamer-tiny"
-    (part,) = told["parts"]
+    output = json.loads(out.read_text())
+    assert output["of"] == "dreamer-tiny"
+    (part,) = output["parts"]
     rows = {row["name"]: row for row in part["rows"]}
     ours = ["composer", "composer, pointwise recomputed", "composer, all recomputed"]
     theirs = ["by hand, einsum", "by hand, elementwise", "by hand, slots"]
@@ -272,8 +272,8 @@ def test_what_does_not_go_together_is_wrong_usage(line, capsys):
 
 def test_a_gpu_is_kept_busy_for_as_long_as_this_run_takes_to_queue(monkeypatch):
     """The clock of a device, its events and waits played by a CPU."""
-    told, early = [], []
-    monkeypatch.setattr(clocks, "_spin", lambda cycles: told.append(cycles))
+    cycles_run, early = [], []
+    monkeypatch.setattr(clocks, "_spin", lambda cycles: cycles_run.append(cycles))
     monkeypatch.setattr(clocks, "_between", lambda run: (run(), 1.0, bool(early and early.pop()))[1:])
     monkeypatch.setattr(clocks, "_wake", lambda: None)
     queueing = iter([1e-3, 2e-3])
@@ -281,23 +281,23 @@ def test_a_gpu_is_kept_busy_for_as_long_as_this_run_takes_to_queue(monkeypatch):
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda n, size, dtype, device: zeros(n, 8, dtype=dtype))
     clock = clocks.DeviceClock()
-    per_second, ran = told[0], []
-    told.clear()
+    per_second, ran = cycles_run[0], []
+    cycles_run.clear()
     for number in (0, 1):
         # each is gone before the next is made, and its place in memory may be taken again
         assert clock(partial(ran.append, number)) == 1.0
-    assert told == [int((1.5 * each + 1e-4) * per_second) for each in (1e-3, 2e-3)]
+    assert cycles_run == [int((1.5 * each + 1e-4) * per_second) for each in (1e-3, 2e-3)]
     kept = partial(ran.append, 2)
     queueing = iter([9.0])
     clock(kept)
     clock(kept)
     # asked once for a run, and never for longer than is sensible
-    assert told[2:] == [int(0.05 * per_second)] * 2
-    told.clear()
+    assert cycles_run[2:] == [int(0.05 * per_second)] * 2
+    cycles_run.clear()
     queueing, again = iter([0.01]), partial(ran.append, 3)
     early += [False, True]
     clock(again)
     clock(again)
     # begun too early once, it is run again after twice the spin, and so from then on
-    assert told == [int(each * per_second) for each in (0.0151, 0.0302, 0.0302)]
+    assert cycles_run == [int(each * per_second) for each in (0.0151, 0.0302, 0.0302)]
     assert ran[-4:] == [3] * 4

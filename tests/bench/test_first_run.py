@@ -39,14 +39,14 @@ def test_a_job_at_its_limit_is_ended_with_its_children_and_one_without_time_left
 ):
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(300)'])"
     asked = [python("long", child, 1), python("later", "print(1)")]
-    told = []
-    assert run_jobs(asked, tmp_path, 120, told.append, ROOT)
+    lines = []
+    assert run_jobs(asked, tmp_path, 120, lines.append, ROOT)
     assert read(tmp_path)["long"].how == "out of time"
     monkeypatch.setattr(first_run, "_STARTS", 0)
-    assert not run_jobs([python("again", child, 60)], tmp_path, 1, told.append, ROOT)
+    assert not run_jobs([python("again", child, 60)], tmp_path, 1, lines.append, ROOT)
     assert read(tmp_path)["again"].how == "cut short"
-    assert told[-1].startswith("again: cut short after")
-    assert run_jobs([python("again", "print(1)")], tmp_path, 120, told.append, ROOT)
+    assert lines[-1].startswith("again: cut short after")
+    assert run_jobs([python("again", "print(1)")], tmp_path, 120, lines.append, ROOT)
     assert read(tmp_path)["again"].how == "done"
 
 
@@ -129,10 +129,10 @@ def test_it_runs_without_the_packages_of_searches_and_writes_tables(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "loss: done" in done.stdout
-    told = (tmp_path / "out" / "first-run.md").read_text()
-    assert "| loss | done |" in told
+    output = (tmp_path / "out" / "first-run.md").read_text()
+    assert "| loss | done |" in output
     rows = json.loads((tmp_path / "out" / "loss.json").read_text())["parts"][0]["rows"]
-    assert all(row["name"] in told for row in rows)
+    assert all(row["name"] in output for row in rows)
 
 
 def test_a_job_that_has_not_run_is_said_to_be_missing(tmp_path):

@@ -136,10 +136,10 @@ def test_a_launch_takes_the_longest_of_its_bytes_its_products_and_the_least():
 
 def test_the_command_prints_both_tables(capsys):
     assert main(["launches", str(SPECS / "dreamer-tiny.yaml"), "--by-hand"]) == 0
-    told = capsys.readouterr().out
-    assert "composer, backward" in told
-    assert "by hand, slots, step" in told
-    assert "forward: primitives.add_norm" in told
+    output = capsys.readouterr().out
+    assert "composer, backward" in output
+    assert "by hand, slots, step" in output
+    assert "forward: primitives.add_norm" in output
 
 
 CODE = """
@@ -215,9 +215,9 @@ def test_no_kernel_of_the_benchmark_spills_and_all_but_two_have_wide_loads(tmp_p
 
 def test_the_command_counts_a_step_of_generation(capsys):
     assert main(["launches", str(SPECS / "dreamer-tiny.yaml"), "--decode"]) == 0
-    told = capsys.readouterr().out
-    assert "composer, forward" in told
-    assert "backward" not in told
+    output = capsys.readouterr().out
+    assert "composer, forward" in output
+    assert "backward" not in output
     assert main(["launches", "--decode", "--by-hand"]) == 1
     assert "expected no --by-hand" in capsys.readouterr().err
 

@@ -159,22 +159,22 @@ def _tell_study(study: optuna.Study, space: Space, record: Record, kind: Candida
 
 def propose(root: Path, count: int, storage: str | None) -> None:
     """Let one worker add trials, and print what each took."""
-    space, told = space_of(root), []
+    space, times = space_of(root), []
 
     def watch(event: Event, state: State) -> None:
         if event == "begin":
             start = time.process_time() - began
             print(f"{state.ledger.count()} records, {start:.1f} s until the first proposal, {memory()}")
         if event == "proposed":
-            told.append(time.process_time())
-            if len(told) > count + _WARM_UP:
+            times.append(time.process_time())
+            if len(times) > count + _WARM_UP:
                 raise Enough
 
     began = time.process_time()
     try:
         run_search(space, root / "run", FakeTraining(), watch, storage)
     except Enough:
-        each = (told[-1] - told[_WARM_UP]) / (len(told) - 1 - _WARM_UP)
+        each = (times[-1] - times[_WARM_UP]) / (len(times) - 1 - _WARM_UP)
         print(f"{1000 * each:.0f} ms of CPU for each trial, everything included; {memory()}")
 
 
@@ -197,14 +197,16 @@ def crowd(root: Path, workers: int, trials: int, seconds: float, storage: str | 
     with open_search(space, root / "run", storage) as store:
         records = list(Ledger(store))
         study = store.study(Goals(space.search.objectives), sampler(space))
-        told = Counter(trial.user_attrs.get("outcome", "open") for trial in study.get_trials(deepcopy=False))
+        outcomes = Counter(
+            trial.user_attrs.get("outcome", "open") for trial in study.get_trials(deepcopy=False)
+        )
     ended = sum(record.status != "running" for record in records)
     work = Counter((root / "run" / "work.log").read_text().splitlines())
     print(f"{workers} workers: {ended} trials in {took:.0f} s, {ended / took:.1f} a second")
     print(
         f"{1000 * cpu / ended:.0f} ms of CPU for each trial, start-up included; up to {most:.0f} MB a worker"
     )
-    print(f"{sum(status != 0 for _, status, _ in ends)} workers failed; proposals: {dict(told)}")
+    print(f"{sum(status != 0 for _, status, _ in ends)} workers failed; proposals: {dict(outcomes)}")
     specs = len({record.identity for record in records})
     again = sum(work.values()) - len(work)
     print(f"{len(records) - specs} specs with two records, {again} pieces of training done twice")

@@ -30,7 +30,7 @@ class Clock:
         yield
         self.spent[name] = self.spent.get(name, 0.0) + time.process_time() - begin
 
-    def told(self, title, number):
+    def line(self, title, number):
         total = sum(self.spent.values())
         parts = ", ".join(f"{name} {1e6 * each / number:.0f} us" for name, each in self.spent.items())
         return f"\n{title}: {number / total:.0f} candidates/s ({parts})"
@@ -58,7 +58,7 @@ def test_candidates_per_second(capsys):
         with fast.part("cost"):
             coster(tree)
     with capsys.disabled():
-        print(slow.told("slow", SLOW), fast.told("fast", FAST))
+        print(slow.line("slow", SLOW), fast.line("fast", FAST))
         begin = time.process_time()
         for _ in range(FAST):
             split(tree)

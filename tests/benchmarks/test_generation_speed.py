@@ -87,7 +87,7 @@ def test_tokens_per_second(rows, capsys):
             best[name] = min(best[name], time.process_time() - began) if turn else best[name]
     rates = {name: rows * NEW / seconds for name, seconds in best.items()}
     with capsys.disabled():
-        told = ", ".join(
+        message = ", ".join(
             f"{name} {rate:.0f} tokens/s ({rates['ours'] / rate:.2f})" for name, rate in rates.items()
         )
-        print(f"\n{rows} rows: {told}")
+        print(f"\n{rows} rows: {message}")

@@ -33,5 +33,5 @@ def test_four_workers_against_one(tmp_path, capsys, store):
         if server:
             server.remove()
     with capsys.disabled():
-        told = f"one worker {one:.0f} trials/h, four {four:.0f}: {four / one:.2f} times as many"
-        print(f"\n{store}, {SECONDS:g} s a trial: {told}")
+        message = f"one worker {one:.0f} trials/h, four {four:.0f}: {four / one:.2f} times as many"
+        print(f"\n{store}, {SECONDS:g} s a trial: {message}")

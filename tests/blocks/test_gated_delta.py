@@ -70,8 +70,8 @@ def test_costs_are_exact_over_several_chunks():
     spec = make(long())
     assert counted(spec) == declared(spec)
     spec = make(long(heads=2, head_dim=24))
-    told = Memory(compile_graph(spec), Batch(4 * LONG, LONG, BF16)).total
-    assert math.isclose(told, measured(spec, 4, fake=False), rel_tol=0.01)
+    predicted = Memory(compile_graph(spec), Batch(4 * LONG, LONG, BF16)).total
+    assert math.isclose(predicted, measured(spec, 4, fake=False), rel_tol=0.01)
 
 
 def test_flops_per_token_do_not_grow_with_the_context():
@@ -90,8 +90,8 @@ def test_what_generation_keeps_does_not_grow_and_crosses_chunks():
     close({"logits": torch.stack(logits, 1)}, {"logits": whole[:, CHUNK + 2 :]}, 1e-9)
     assert decode.past.nbytes == before
     # three convolutions and a state at each of two steps, rounded up
-    told = count(model.spec).cache_bytes_per_token * LONG * 2
-    assert 0 <= told - before / 2 < 2 * 4 * 8 * LONG
+    declared_bytes = count(model.spec).cache_bytes_per_token * LONG * 2
+    assert 0 <= declared_bytes - before / 2 < 2 * 4 * 8 * LONG
 
 
 def test_states_are_counted_in_fp32_under_autocast():

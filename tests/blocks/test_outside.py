@@ -81,15 +81,15 @@ def test_one_command_runs_it_on_a_class_or_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("nothing", "or a folder, got 'nothing'"),
         ("mixers:shift", "expected a subclass of BlockConfig, got shift"),
         ("nowhere:Mixing", "nowhere: cannot be imported"),
     ],
 )
-def test_a_block_that_is_not_there_is_told(name, told, monkeypatch, capsys):
+def test_a_block_that_is_not_there_is_told(name, message, monkeypatch, capsys):
     monkeypatch.chdir(OUTSIDE)
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert main(["conformance", name]) == 2
-    assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

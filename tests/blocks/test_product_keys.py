@@ -47,8 +47,8 @@ def test_costs_are_exact_where_experts_are_many():
     spec = large(32**2)
     assert counted(spec) == declared(spec)
     context = spec.model.context
-    told = Memory(compile_graph(spec), Batch(16 * context, context, BF16)).total
-    assert math.isclose(told, measured(spec, 16, fake=False), rel_tol=0.01)
+    predicted = Memory(compile_graph(spec), Batch(16 * context, context, BF16)).total
+    assert math.isclose(predicted, measured(spec, 16, fake=False), rel_tol=0.01)
 
 
 def test_four_times_the_experts_cost_twice_the_scores_and_no_more():

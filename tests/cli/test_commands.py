@@ -153,9 +153,9 @@ def test_a_foreign_package_of_our_name_is_told(
     (tmp_path / name / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, name, raising=False)
-    told = guard.foreign_packages()
-    assert told is not None
-    assert f"the import name `{name}` is taken by another package" in told
+    hint = guard.foreign_packages()
+    assert hint is not None
+    assert f"the import name `{name}` is taken by another package" in hint
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:

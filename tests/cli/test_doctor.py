@@ -12,13 +12,13 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
 
 
-def told(capsys):
+def printed(capsys):
     return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
 
 
 def test_without_a_gpu_it_says_what_is_used_instead(capsys):
     assert main(["doctor"]) == 0
-    lines = told(capsys)
+    lines = printed(capsys)
     assert lines["torch"] == str(doctor.version("torch"))
     assert {"python", "triton", "lightning", "optuna", "cpu"} <= lines.keys()
     assert lines["cuda"] == "none"

@@ -72,17 +72,17 @@ def test_a_trained_model_continues_prompts_on_the_command_line(
     assert main(line) == 0
     plain = capsys.readouterr().out
     assert main([*line, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [each["prompt"] for each in told] == ["gr", "dich"]
-    assert "".join(f"{each['prompt']}{each['text']}\n" for each in told) == plain
+    output = json.loads(capsys.readouterr().out)
+    assert [each["prompt"] for each in output] == ["gr", "dich"]
+    assert "".join(f"{each['prompt']}{each['text']}\n" for each in output) == plain
     model = composer.load_run("run")
     made = model.generate([[*b"gr"]], 6, seed=3)[0][2:].tolist()
     text = bytes(made).split(b"\xff")[0].decode(errors="replace")
-    assert told[0]["text"] == text
-    assert told[0]["cache_bytes_per_token"] == model.plan.costs.cache_bytes_per_token
+    assert output[0]["text"] == text
+    assert output[0]["cache_bytes_per_token"] == model.plan.costs.cache_bytes_per_token
     assert main([*line, "--json", "--cache", "budget=1"]) == 0
     less = json.loads(capsys.readouterr().out)
-    assert less[0]["cache_bytes_per_token"] * 2 == told[0]["cache_bytes_per_token"]
+    assert less[0]["cache_bytes_per_token"] * 2 == output[0]["cache_bytes_per_token"]
     made = model.generate([[*b"gr"]], 6, seed=3, cache="last_step")[0][2:].tolist()
     assert less[0]["text"] == bytes(made).split(b"\xff")[0].decode(errors="replace")
     assert main([*line, "--cache", "budget=0"]) == 2
@@ -123,12 +123,12 @@ def test_where_tokens_are_numbers_a_stop_is_whole_tokens(monkeypatch: pytest.Mon
     model = composer.compile("numbers.yaml")
     assert "".join(Continued(5, stop=["1"]).pieces(model, "4 4")) == " 12 31 3 1"
     assert "".join(Continued(5, stop=["2", "31, 3"]).pieces(model, "4 4")) == " 12 31 3"
-    for stop, told in (
+    for stop, message in (
         ("256", r"stop: expected tokens from 0 to 255 \(model.vocab is 256\), got 256"),
         ("three", "stop: expected tokens as numbers, such as '3 1 4', got 'three'"),
         (" ", "stop: expected at least one token, got an empty text"),
     ):
-        with pytest.raises(TrainingError, match=f"bytes: {told}"):
+        with pytest.raises(TrainingError, match=f"bytes: {message}"):
             [*Continued(stop=[stop]).pieces(model, "4 4")]
 
 

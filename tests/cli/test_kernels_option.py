@@ -83,8 +83,8 @@ def test_train_runs_the_kernels_that_it_says(monkeypatch):
 @pytest.mark.usefixtures("tiny")
 def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(capsys):
     assert main(["train", "tiny.yaml", "--cuda-graph", "maybe"]) == 2
-    told = " ".join(capsys.readouterr().err.replace("│", "").split())
-    assert "Invalid value for '--cuda-graph': 'maybe' is not one of 'auto', 'on', 'off'." in told
+    output = " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert "Invalid value for '--cuda-graph': 'maybe' is not one of 'auto', 'on', 'off'." in output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has CUDA graphs")

@@ -16,22 +16,24 @@ def test_match_prints_every_residual_and_a_spec_that_loads(tmp_path, capsys):
     printed = capsys.readouterr().out
     (tmp_path / "printed.yaml").write_text(printed)
     assert main([*options, "--out", str(tmp_path / "out.yaml")]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert load(tmp_path / "printed.yaml") == load(tmp_path / "out.yaml")
     for measure in ("params", "flops_per_token", "train_memory"):
-        (line,) = (line for line in told.splitlines() if line.startswith(measure))
+        (line,) = (line for line in output.splitlines() if line.startswith(measure))
         assert " % " in line
         assert line.endswith("ok")
-    assert "vocabulary, context and training are those of dreamer-tiny; memory is that of 2400 tokens" in told
+    assert (
+        "vocabulary, context and training are those of dreamer-tiny; memory is that of 2400 tokens" in output
+    )
 
 
 def test_match_ends_with_1_and_writes_nothing_above_the_tolerance(tmp_path, capsys):
     out = tmp_path / "out.yaml"
     options = ["match", "specs/recurrent-tiny.yaml", "--to", TINY, "--free", "seq.heads", "--out", str(out)]
     assert main(options) == 1
-    told = capsys.readouterr().out
-    assert "off: params" in told
-    assert "OFF" in told
+    output = capsys.readouterr().out
+    assert "off: params" in output
+    assert "OFF" in output
     assert not out.exists()
     assert main([*options, "--tolerance", "params=90%,flops_per_token=90,train_memory=90 %"]) == 0
     assert out.exists()
@@ -61,7 +63,7 @@ def test_match_as_json_has_every_changed_value(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("bound", "told"),
+    ("bound", "message"),
     [
         ("widht_factor=2", "(did you mean width_factor?)"),
         ("width_factor=0.5", "width_factor: expected a number"),
@@ -70,10 +72,10 @@ def test_match_as_json_has_every_changed_value(tmp_path, capsys):
         ("head_dims=[]", "head_dims: expected a list that is not empty"),
     ],
 )
-def test_a_wrong_bound_is_told(bound, told, capsys):
+def test_a_wrong_bound_is_told(bound, message, capsys):
     assert main(["match", TINY, "--to", TINY, "--bound", bound]) == 1
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert err.startswith("--bound")
 
 
@@ -81,14 +83,14 @@ def test_a_bound_on_the_command_line_binds(capsys):
     options = ["match", "docs/examples/gpt.yaml", "--to", "docs/examples/text-dreamer.yaml", "--on", "params"]
     assert main(options) == 0
     assert main([*options, "--bound", "width_factor=1", "--bound", "hidden_ratio=[4, 4]"]) == 1
-    told = capsys.readouterr().out
-    assert "no shape within the bounds meets all budgets; off: params" in told
+    output = capsys.readouterr().out
+    assert "no shape within the bounds meets all budgets; off: params" in output
 
 
 def test_arms_writes_a_folder_of_matched_specs_with_their_residuals(tmp_path, capsys):
     folder = tmp_path / "arms"
     assert main(["arms", SMALL, "--out", str(folder)]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     written = {path.name for path in folder.iterdir()}
     assert {
         "residuals.md",
@@ -98,8 +100,8 @@ def test_arms_writes_a_folder_of_matched_specs_with_their_residuals(tmp_path, ca
         "untied.yaml",
         "dr-dense.yaml",
     } < written
-    assert max(map(len, told.replace(str(folder), "").splitlines())) <= 100
-    assert "except params" in told
+    assert max(map(len, output.replace(str(folder), "").splitlines())) <= 100
+    assert "except params" in output
     for path in folder.glob("*.yaml"):
         assert load(path).name == f"dreamer-small-{path.stem}"
     assert (folder / "dr-dense.yaml").read_text().startswith("# not matched: params, ")

@@ -58,21 +58,21 @@ def test_diff_lays_options_over_the_second_spec(capsys: pytest.CaptureFixture[st
 
 
 def test_diff_as_json_holds_exact_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    told: dict[str, Any] = json.loads(ran(capsys, "diff", DREAMER, RECURRENT, "--json"))
+    output: dict[str, Any] = json.loads(ran(capsys, "diff", DREAMER, RECURRENT, "--json"))
     a, b = count(load(DREAMER)), count(load(RECURRENT))
-    assert [spec["name"] for spec in told["specs"]] == ["dreamer-tiny", "recurrent-tiny"]
-    assert {each["kind"] for each in told["differences"]} == {"architecture", "names"}
+    assert [spec["name"] for spec in output["specs"]] == ["dreamer-tiny", "recurrent-tiny"]
+    assert {each["kind"] for each in output["differences"]} == {"architecture", "names"}
     for name in ("params", "active_params", "train_flops", "train_memory", "cache_bytes_per_token"):
-        assert (told["measures"][name]["a"], told["measures"][name]["b"]) == (
+        assert (output["measures"][name]["a"], output["measures"][name]["b"]) == (
             a.measure(name),
             b.measure(name),
         )
-    terms = told["measures"]["train_memory"]["terms"]
+    terms = output["measures"]["train_memory"]["terms"]
     assert {name: each["a"] for name, each in terms.items()} == a.train_memory.terms
-    assert told["measures"]["flops_per_token"]["terms"]["backward"]["b"] == b.flops_per_token.backward
+    assert output["measures"]["flops_per_token"]["terms"]["backward"]["b"] == b.flops_per_token.backward
     # of the blocks those that both have
-    assert told["blocks"].keys() == {"model", "seq", "expert"}
-    assert told["blocks"]["expert"]["forward"]["b"] == b.by_block["expert"].forward
+    assert output["blocks"].keys() == {"model", "seq", "expert"}
+    assert output["blocks"]["expert"]["forward"]["b"] == b.by_block["expert"].forward
 
 
 def test_costs_of_several_specs_are_one_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_costs_of_several_specs_are_one_table(capsys: pytest.CaptureFixture[str]
     shown = [(row.split()[0], row.split()[1]) for row in rows]
     names = (DREAMER, "recurrent-tiny", files[2])
     assert shown == [(name, count_text(each.params)) for name, each in zip(names, costs, strict=True)]
-    told = json.loads(ran(capsys, "cost", *files, "--set", "model.width=24", "--json"))
-    assert {file: each["params"] for file, each in told.items()} == dict(
+    by_file = json.loads(ran(capsys, "cost", *files, "--set", "model.width=24", "--json"))
+    assert {file: each["params"] for file, each in by_file.items()} == dict(
         zip(files, (each.params for each in costs), strict=True)
     )
 
@@ -111,10 +111,10 @@ def test_show_stands_out_on_a_terminal_only(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    told = ran(capsys, "show", str(SPECS / f"{name}.yaml"))
-    assert re.sub(r"\x1b\[[\d;]*m", "", told) == plain
-    bold = {line for line in plain.splitlines() if f"\x1b[1m{line}\x1b[0m" in told}
-    dim = {line for line in plain.splitlines() if f"\x1b[2m{line}\x1b[0m" in told}
+    output = ran(capsys, "show", str(SPECS / f"{name}.yaml"))
+    assert re.sub(r"\x1b\[[\d;]*m", "", output) == plain
+    bold = {line for line in plain.splitlines() if f"\x1b[1m{line}\x1b[0m" in output}
+    dim = {line for line in plain.splitlines() if f"\x1b[2m{line}\x1b[0m" in output}
     assert "    rope: true" in dim
     assert f"name: {name}" in bold
     assert not bold & dim

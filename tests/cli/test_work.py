@@ -171,8 +171,8 @@ def test_more_blocks_than_costs_can_look_at_are_refused(tmp_path, capsys):
         ([{"recur": 1, "step": [{"parallel": ["s", "d"] * 600}]}], 1200),
     ):
         works("check", spec(tmp_path, stages=stages))
-        told = f"expected at most 1000 places of blocks, those in a nested stage counted 3 times, got {got}"
-        assert told in capsys.readouterr().err
+        output = f"expected at most 1000 places of blocks, those in a nested stage counted 3 times, got {got}"
+        assert output in capsys.readouterr().err
 
 
 def test_names_without_end_are_told_shortly(tmp_path, capsys):
@@ -181,9 +181,9 @@ def test_names_without_end_are_told_shortly(tmp_path, capsys):
     path = spec(tmp_path, stages=[{"recur": 2, "step": ["s"]}], **{f"key{n}": 1 for n in range(3000)})
     capsys.readouterr()
     works("check", path)
-    told = capsys.readouterr().err
-    assert "expected at most 200 faults, got 3000 faults, of which these are the first" in told
-    assert len(told.splitlines()) < 250
+    output = capsys.readouterr().err
+    assert "expected at most 200 faults, got 3000 faults, of which these are the first" in output
+    assert len(output.splitlines()) < 250
 
 
 def test_files_that_extend_each_other_without_end_are_refused(tmp_path, capsys):
@@ -200,8 +200,8 @@ def test_a_search_for_sizes_says_where_it_gave_up(capsys, monkeypatch):
     assert "; stopped after 400 operations costed)" in capsys.readouterr().err
     monkeypatch.setattr("composer.costs.fitting.fit._FITTING", 400)
     works("fit", ROOT / "specs" / "dreamer-tiny.yaml", "caps.params=60k")
-    told = "expected sizes that fit, found within 400 operations costed, got none so far"
-    assert told in capsys.readouterr().err
+    output = "expected sizes that fit, found within 400 operations costed, got none so far"
+    assert output in capsys.readouterr().err
 
 
 def test_a_choice_of_what_to_recompute_says_where_it_gave_up(capsys, monkeypatch):
@@ -213,9 +213,9 @@ def test_a_choice_of_what_to_recompute_says_where_it_gave_up(capsys, monkeypatch
 
 def test_the_batch_that_ran_without_end(capsys):
     works("check", ROOT / "specs" / "dreamer-tiny.yaml", "train.batch_tokens=1000000000000")
-    told = capsys.readouterr().err
-    assert "caps.train_memory: expected at most 512 MiB" in told
-    assert "train.batch_tokens 1000000000000 -> " in told
+    output = capsys.readouterr().err
+    assert "caps.train_memory: expected at most 512 MiB" in output
+    assert "train.batch_tokens 1000000000000 -> " in output
 
 
 def test_the_lines_that_are_counted_are_those_that_run():

@@ -38,7 +38,7 @@ def _printed(*arguments: str) -> str:
     return out.getvalue()
 
 
-def told() -> dict[str, object]:
+def report() -> dict[str, object]:
     """Return what each part of the tool makes of the measure."""
     costs, wanted = composer.cost(TINY), Coster(["block_params"])
     whole = costs.measure("block_params")

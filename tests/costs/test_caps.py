@@ -62,8 +62,8 @@ def test_a_soft_limit_warns_and_refuses_nothing(cap, tmp_path, capsys):
     cost = cost_of(cap)
     kept, over = (make(capped(cap, soft=soft, hard=2 * cost)) for soft in (cost, below(cost)))
     assert warnings(kept, check_caps(kept)) == []
-    (told,) = warnings(over, check_caps(over))
-    assert told.startswith(f"caps.{cap}: the soft limit is {amount(cap, below(cost))}, this is ")
+    (warning,) = warnings(over, check_caps(over))
+    assert warning.startswith(f"caps.{cap}: the soft limit is {amount(cap, below(cost))}, this is ")
     assert excesses(over, count(over)) == []
     (path := tmp_path / "soft.yaml").write_text(json.dumps(capped(cap, soft=below(cost))))
     assert main(["check", str(path)]) == 0
@@ -136,7 +136,7 @@ def test_a_device_nobody_knows_is_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("cap", "told"),
+    ("cap", "message"),
     [
         ({}, "caps.params: expected soft, hard or both, got neither"),
         ({"soft": 6, "hard": 5}, "caps.params: expected soft at most hard"),
@@ -145,8 +145,8 @@ def test_a_device_nobody_knows_is_refused_by_name():
         ({"soft": 6, "device": "h100"}, "caps.params.device: expected a known key"),
     ],
 )
-def test_what_is_wrong_inside_a_cap_is_told_at_its_place(cap, told):
-    with pytest.raises(SpecError, match=told):
+def test_what_is_wrong_inside_a_cap_is_told_at_its_place(cap, message):
+    with pytest.raises(SpecError, match=message):
         make({**PLAIN, "caps": {"params": cap}})
 
 

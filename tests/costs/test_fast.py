@@ -27,17 +27,17 @@ def slow(tree):
     try:
         return measures(count(loads(json.dumps(tree))))
     except SpecError as error:
-        return told(error)
+        return message_of(error)
 
 
 def fast(coster, tree):
     try:
         return coster(tree)
     except SpecError as error:
-        return told(error)
+        return message_of(error)
 
 
-def told(error):
+def message_of(error):
     return {(fault.path, fault.expected, fault.got, fault.hint) for fault in error.faults}
 
 

@@ -143,9 +143,9 @@ def test_the_command_prints_or_writes_a_spec_that_loads_and_fits(tmp_path, capsy
     assert "# dreamer-tiny fits with expert.experts 12 -> 10\n# cap " in printed
     (tmp_path / "printed.yaml").write_text(printed)
     assert main([*options, "--out", str(tmp_path / "out.yaml")]) == 0
-    told = capsys.readouterr().out
-    assert "params" in told
-    assert f"written to {tmp_path / 'out.yaml'}" in told
+    output = capsys.readouterr().out
+    assert "params" in output
+    assert f"written to {tmp_path / 'out.yaml'}" in output
     one, two = load(tmp_path / "printed.yaml"), load(tmp_path / "out.yaml")
     assert one == two
     assert fits(one)

@@ -21,7 +21,7 @@ def test_one_entry_is_all_that_a_measure_takes(tmp_path):
     here = Path(__file__).parent
     paths = os.pathsep.join(map(str, (tmp_path, ROOT, here, here / "outside")))
     done = subprocess.run(
-        [sys.executable, "-c", "import json, one_more_measure; print(json.dumps(one_more_measure.told()))"],
+        [sys.executable, "-c", "import json, one_more_measure; print(json.dumps(one_more_measure.report()))"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
@@ -30,18 +30,18 @@ def test_one_entry_is_all_that_a_measure_takes(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["exact"] is told["traced"] is True
-    assert "caps.block_params: expected at most 60k, got 68.2k" in told["capped"]
-    assert "try: expert.experts" in told["capped"]
-    assert told["kept"] == "accepted"
-    assert "did you mean block_params?" in told["hint"]
-    assert told["objective"] == [3, 0.5]
-    assert told["matched"] == ["block_params"]
-    assert told["compared"].count("block_params") == 1
-    assert "block_params" in told["row"]
-    assert "of blocks" in told["picture"]
+    output = json.loads(done.stdout)
+    assert output["exact"] is output["traced"] is True
+    assert "caps.block_params: expected at most 60k, got 68.2k" in output["capped"]
+    assert "try: expert.experts" in output["capped"]
+    assert output["kept"] == "accepted"
+    assert "did you mean block_params?" in output["hint"]
+    assert output["objective"] == [3, 0.5]
+    assert output["matched"] == ["block_params"]
+    assert output["compared"].count("block_params") == 1
+    assert "block_params" in output["row"]
+    assert "of blocks" in output["picture"]
     # as a cap and as what a baseline may be matched to
-    assert told["schema"] >= 2
+    assert output["schema"] >= 2
     for text in ("| `block_params` | count | 3 % |", "| of blocks |", "| `block_params` | a whole number"):
-        assert text in told["docs"]
+        assert text in output["docs"]

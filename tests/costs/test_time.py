@@ -188,9 +188,9 @@ def test_on_a_gpu_time_is_that_of_the_fused_plan(capsys):
 def test_a_cap_goes_by_the_estimate_that_is_shown(name, memory, capsys):
     caps = f"caps={{{memory}step_time: {{device: {name}}}}}"
     assert main(["cost", str(spec_path()), "--set", caps, "--device", name, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["step_time"] == told["step"]["seconds"]
-    assert bool(told["recomputed"]) == bool(memory)
+    output = json.loads(capsys.readouterr().out)
+    assert output["step_time"] == output["step"]["seconds"]
+    assert bool(output["recomputed"]) == bool(memory)
 
 
 def test_the_update_of_muon_takes_its_newton_schulz_products_as_well():

@@ -156,7 +156,7 @@ def test_a_clip_of_0_given_to_the_trainer_clips_nothing(whole):
 
 
 @pytest.mark.parametrize(
-    ("settings", "options", "told"),
+    ("settings", "options", "message"),
     [
         ([], {"accumulate_grad_batches": 2}, r"accumulate_grad_batches=2\), but the spec says accumulate: 1"),
         (
@@ -183,8 +183,8 @@ def test_a_clip_of_0_given_to_the_trainer_clips_nothing(whole):
         (["train.precision=32"], {"precision": "64-true"}, "give it precision='32-true'"),
     ],
 )
-def test_options_that_would_train_otherwise_are_refused_in_words(settings, options, told):
-    with pytest.raises(ValueError, match=told):
+def test_options_that_would_train_otherwise_are_refused_in_words(settings, options, message):
+    with pytest.raises(ValueError, match=message):
         fit(*settings, **options)
 
 

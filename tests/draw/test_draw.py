@@ -324,7 +324,7 @@ def test_the_steps_at_which_a_block_runs_are_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         (
             "mixture-of-recursions",
@@ -339,9 +339,9 @@ def test_the_steps_at_which_a_block_runs_are_written() -> None:
     ],
 )
 def test_operations_of_options_go_by_their_names_and_heads_are_words(
-    name: str, told: tuple[str, ...]
+    name: str, message: tuple[str, ...]
 ) -> None:
     drawn = sound(load(Path(__file__).parents[2] / "specs" / "family" / f"{name}.yaml"))
     found = [text.text for text in texts(drawn)]
-    assert {*told} <= {*found}
+    assert {*message} <= {*found}
     assert not [text for text in found if "{" in text or text == "by"]

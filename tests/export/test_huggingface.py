@@ -43,9 +43,14 @@ def test_the_command_writes_what_transformers_asks_for(tmp_path, monkeypatch, ca
     assert main(["train", "bytes.yaml", "--out", "run"]) == 0
     capsys.readouterr()
     assert main(["export", "run", "--to", "huggingface", "--out", "made"]) == 0
-    told = capsys.readouterr().out.split()
-    assert {*told} == {str(path) for path in Path("made").iterdir()}
-    assert {Path(each).name for each in told} >= {"config.json", "modeling.py", "model.py", "tokenizer.json"}
+    output = capsys.readouterr().out.split()
+    assert {*output} == {str(path) for path in Path("made").iterdir()}
+    assert {Path(each).name for each in output} >= {
+        "config.json",
+        "modeling.py",
+        "model.py",
+        "tokenizer.json",
+    }
     config = json.loads(Path("made/config.json").read_text())
     assert (config["vocab_size"], config["max_position_embeddings"]) == (256, 32)
     assert json.loads(Path("made/generation_config.json").read_text())["eos_token_id"] == 255
@@ -134,8 +139,8 @@ def test_rows_padded_at_their_beginning_are_continued_as_each_alone(name, tmp_pa
     # losses are those of the rows without padding
     with torch.no_grad():
         labels = padded.masked_fill(mask == 0, -100)
-        told = loaded(padded, attention_mask=mask, labels=labels)
-        for each, row, length in zip(told.logits, rows, lengths, strict=True):
+        result = loaded(padded, attention_mask=mask, labels=labels)
+        for each, row, length in zip(result.logits, rows, lengths, strict=True):
             assert (each[5 - length :] - model(row[None])[0]).abs().max() < 1e-4
     with pytest.raises(ValueError, match="padding_side='left'"):
         loaded(tokens, attention_mask=mask.flip(1), use_cache=True)

@@ -32,7 +32,7 @@ def test_a_sum_has_the_widest_precision_of_its_terms():
 
 
 @pytest.mark.parametrize(
-    ("operation", "given", "told"),
+    ("operation", "given", "message"),
     [
         (Experts(8, 4, 2, 8), (STREAM, PAIR, PAIR), "expected inputs (8, 2, 2 int)"),
         (Sum(()), (IDS, IDS), "got (int, int)"),
@@ -40,8 +40,8 @@ def test_a_sum_has_the_widest_precision_of_its_terms():
         (RotateStep((1, 8)), (TensorType((1, 8)), TABLE), "got (1x8 compute, 8 fp32 table)"),
     ],
 )
-def test_values_of_the_right_shape_and_another_kind_are_refused(operation, given, told):
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_values_of_the_right_shape_and_another_kind_are_refused(operation, given, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         operation.types(given)
 
 

@@ -61,9 +61,9 @@ def test_the_page_has_every_measure_and_its_definition_and_makes_no_request(here
 def test_json_has_the_numbers_of_two_runs_and_why_a_measure_is_left_out(here, tmp_path, capsys):
     paths = [str(here / name) for name in BLOCKS]
     assert main(["inspect", *paths, "--tokens", "480", "--json", "--out", "both.html"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {*told["measures"]} == MEASURES
-    first, second = told["runs"]
+    output = json.loads(capsys.readouterr().out)
+    assert {*output["measures"]} == MEASURES
+    first, second = output["runs"]
     assert (first["name"], first["sequences"], first["steps"]) == ("tied", 30, 3)
     assert {"k0", "k1", "k2", "all"} <= {*first["found"]["lens"]["accuracy"]}
     assert second["found"]["depth_attention"] == {"left_out": "The model has no depth attention."}

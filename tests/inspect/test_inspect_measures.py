@@ -36,9 +36,9 @@ def subject(case, **options):
 
 
 def found(measure, made):
-    told = []
-    values = measure.run(made, lambda done, of: told.append((done, of))).values
-    assert all(done <= of for done, of in told)
+    progress = []
+    values = measure.run(made, lambda done, of: progress.append((done, of))).values
+    assert all(done <= of for done, of in progress)
     return values
 
 
@@ -90,8 +90,8 @@ def test_a_step_that_changes_nothing_has_cosine_1_and_kl_0():
     assert values["change"] == [0.0] * 3
     assert values["cosine"] == pytest.approx([1.0] * 3)
     assert values["norm"] == [values["norm"][0]] * 4
-    told = found(lens.MEASURE, made)
-    assert told["gained"] == told["lost"] == [0.0] * 3
+    result = found(lens.MEASURE, made)
+    assert result["gained"] == result["lost"] == [0.0] * 3
     lost = found(knowledge.MEASURE, made)["steps"]
     whole = score(made.run(), made.targets)
     assert all(each["loss"] == whole.loss for each in lost.values())
@@ -117,14 +117,14 @@ def test_maps_of_depth_attention_are_the_weights_it_reads_by(case):
     for place in places:
         node = place.graph.node(place.name)
         slots, own = place.maker(node.inputs[2]), f"{place.path}{place.name}"
-        told = depth_maps.depth_map(made, place)
+        depth_map = depth_maps.depth_map(made, place)
         with made.recorded(own, internal=(slots,)) as seen:
             made.model(made.tokens)
         for row, (step, read) in enumerate(seen.all_steps(own).items()):
             memory = next(each for at, each in seen.all_steps(slots).items() if step[: len(at)] == at)
             group = read.shape[2] // memory.values.shape[3]
             values = memory.values.nan_to_num().repeat_interleave(group, 3)
-            weights = told.weights[row]
+            weights = depth_map.weights[row]
             values = torch.where(weights.movedim(-1, 0).unsqueeze(-1) > 0, values, 0)
             torch.testing.assert_close(torch.einsum("bshn,nbshd->bshd", weights, values), read)
     values = found(depth_maps.MEASURE, made)
@@ -138,15 +138,17 @@ def planted(chosen, experts, tied=True):
 def test_a_uniform_router_is_as_diverse_as_chance_and_a_constant_one_as_little_as_can_be():
     torch.manual_seed(0)
     chosen = torch.rand(6, 40, 100, 12).topk(2, -1).indices
-    told = diversity.diversity(planted(chosen, 12))
-    assert told["times chance"] == pytest.approx(1, rel=0.01)
+    values = diversity.diversity(planted(chosen, 12))
+    assert values["times chance"] == pytest.approx(1, rel=0.01)
     assert (
-        told["distinct by chance"] == distinct_by_chance(12, 2, 6) == pytest.approx(12 * (1 - (10 / 12) ** 6))
+        values["distinct by chance"]
+        == distinct_by_chance(12, 2, 6)
+        == pytest.approx(12 * (1 - (10 / 12) ** 6))
     )
-    assert told["same set as the step before"] == pytest.approx(told["same set by chance"], rel=0.2)
-    assert told["overlap with the step before"] == pytest.approx(told["overlap by chance"], rel=0.02)
+    assert values["same set as the step before"] == pytest.approx(values["same set by chance"], rel=0.2)
+    assert values["overlap with the step before"] == pytest.approx(values["overlap by chance"], rel=0.02)
     # all 12 take part at each step, where an untied mixture of 12 has 2 for each of 6 layers
-    assert told["times an untied mixture"] == pytest.approx(6, rel=0.01)
+    assert values["times an untied mixture"] == pytest.approx(6, rel=0.01)
     same = diversity.diversity(planted(chosen[:1].expand(6, -1, -1, -1), 12))
     assert same["distinct over depth"] == 2
     assert same["same set as the step before"] == same["overlap with the step before"] == 1
@@ -163,11 +165,11 @@ def test_experts_that_are_always_chosen_have_all_the_load_and_others_are_not_mis
     layer = "stages.0.step.2.expert"
     with torch.no_grad():
         made.model.get_buffer(f"{layer}.balance").copy_(torch.tensor([9e3, 0, 9e3, 0, 0]))
-    (told,) = found(experts.MEASURE, made).values()
-    assert told["load"] == [[0.5, 0, 0.5, 0, 0]] * 3
-    assert told["effective experts"] == pytest.approx([2.0] * 3)
-    assert told["load entropy"] == pytest.approx([math.log(2) / math.log(5)] * 3)
-    assert told["overlap"] == [[1.0] * 3] * 3
+    (values,) = found(experts.MEASURE, made).values()
+    assert values["load"] == [[0.5, 0, 0.5, 0, 0]] * 3
+    assert values["effective experts"] == pytest.approx([2.0] * 3)
+    assert values["load entropy"] == pytest.approx([math.log(2) / math.log(5)] * 3)
+    assert values["overlap"] == [[1.0] * 3] * 3
     (figures,) = found(diversity.MEASURE, made).values()
     assert figures["distinct over depth"] == 2
     before = {name: each.clone() for name, each in made.model.state_dict().items()}
@@ -224,8 +226,8 @@ def test_untied_layers_have_experts_of_their_own():
     (routing,) = routings(made)
     assert not routing.tied
     assert routing.pool == 10
-    (told,) = found(experts.MEASURE, made).values()
-    assert "overlap" not in told
+    (values,) = found(experts.MEASURE, made).values()
+    assert "overlap" not in values
     assert "No experts: layers have experts of their own" in " ".join(
         found(knowledge.MEASURE, made)["left out"]
     )
@@ -235,7 +237,7 @@ def test_untied_layers_have_experts_of_their_own():
 @pytest.mark.parametrize("case", CASES)
 def test_every_model_is_inspected(case):
     made, every = subject(CASES[case]), find_measures()
-    told = inspect(made, Path("weights"), every)
-    assert told.results.keys() == {each.name for each in every}
-    json.dumps(as_json([told], every), allow_nan=False)
-    assert page([told, told], every).startswith("<!doctype html>")
+    inspected = inspect(made, Path("weights"), every)
+    assert inspected.results.keys() == {each.name for each in every}
+    json.dumps(as_json([inspected], every), allow_nan=False)
+    assert page([inspected, inspected], every).startswith("<!doctype html>")

@@ -247,8 +247,8 @@ def test_the_change_of_any_field_is_told_by_its_name(
 ) -> None:
     a, b = changed(path, key, value, kind)
     for one, two in ((a, b), (b, a)):
-        told = [str(each) for each in differences(one, two)]
-        assert any(WORDS.get(key, key) in words for words in told), told
+        lines = [str(each) for each in differences(one, two)]
+        assert any(WORDS.get(key, key) in words for words in lines), lines
         kinds = {each.kind for each in differences(one, two)}
         expected = {"train": "training", "caps": "caps"}.get(path[0], "architecture")
         assert kinds == {expected}
@@ -277,7 +277,7 @@ def test_specs_differ_in_architecture_exactly_when_words_say_so(
     assert relation(a, b).startswith("different") == ("architecture" in kinds)
 
 
-def told(*changes: tuple[str, str]) -> list[str]:
+def diff_lines(*changes: tuple[str, str]) -> list[str]:
     text = TINY
     for old, new in changes:
         assert old in text
@@ -339,7 +339,7 @@ STEP = "[seq, depth, expert]"
     ],
 )  # fmt: skip
 def test_differences_are_told_as_one_would_say_them(changes: list[tuple[str, str]], words: list[str]) -> None:
-    assert told(*changes) == words
+    assert diff_lines(*changes) == words
 
 
 @pytest.mark.parametrize(

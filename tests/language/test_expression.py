@@ -63,7 +63,7 @@ def test_references_keep_types_and_fill_texts(let: str, value: str, result: Any)
 
 
 @pytest.mark.parametrize(
-    ("let", "value", "told"),
+    ("let", "value", "message"),
     [
         ("{width: 64}", "${widht}", "a name from `let`, got 'widht' (did you mean width?)"),
         ("{w: '${v}', v: '${w}'}", "${w}", "need themselves, got w -> v -> w"),
@@ -87,9 +87,9 @@ def test_references_keep_types_and_fill_texts(let: str, value: str, result: Any)
         ("{w: 1000000000}", "${w * w * w}", "a result up to 1e18"),
     ],
 )
-def test_what_cannot_be_worked_out_is_refused(let: str, value: str, told: str) -> None:
+def test_what_cannot_be_worked_out_is_refused(let: str, value: str, message: str) -> None:
     (fault,) = resolved(let, f"'{value}'")
-    assert told in fault
+    assert message in fault
 
 
 def test_a_broken_name_is_reported_once_and_nothing_that_follows_from_it() -> None:

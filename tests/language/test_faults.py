@@ -24,15 +24,15 @@ def faults(text: str, *overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "place", "told"), BROKEN, ids=[f"{new}@{at}" for _, new, at, _ in BROKEN]
+    ("old", "new", "place", "message"), BROKEN, ids=[f"{new}@{at}" for _, new, at, _ in BROKEN]
 )
 def test_a_fault_names_its_place_and_what_was_expected(
-    old: str, new: str, place: str, told: list[str]
+    old: str, new: str, place: str, message: list[str]
 ) -> None:
     assert old in TINY
     found = [line for line in faults(TINY.replace(old, new, 1)) if line.startswith(f"x.yaml:{place}")]
     assert found, "\n".join(faults(TINY.replace(old, new, 1)))
-    assert [words for words in told if words not in found[0]] == []
+    assert [words for words in message if words not in found[0]] == []
 
 
 def test_no_fault_speaks_pydantic() -> None:
@@ -61,7 +61,7 @@ def test_a_fault_of_an_option_names_the_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("model.width", "path=value"),
         ("=3", "path=value"),
@@ -74,14 +74,14 @@ def test_a_fault_of_an_option_names_the_option() -> None:
         ("extends=x.yaml", "extends in a file only"),
     ],
 )
-def test_an_option_that_cannot_be_set_is_refused(option: str, told: str) -> None:
+def test_an_option_that_cannot_be_set_is_refused(option: str, message: str) -> None:
     (line,) = faults(TINY, option)
     assert line.startswith(f"--set {option}  ")
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "1:1  expected a mapping with the keys of a spec, got an empty file"),
         (b"# only\n", "got an empty file"),
@@ -104,11 +104,11 @@ def test_an_option_that_cannot_be_set_is_refused(option: str, told: str) -> None
         (b"#" * 1_000_001, "at most 1000000 characters"),
     ],
 )
-def test_a_file_that_is_no_spec_is_refused(data: bytes, told: str, tmp_path) -> None:
+def test_a_file_that_is_no_spec_is_refused(data: bytes, message: str, tmp_path) -> None:
     (tmp_path / "x.yaml").write_bytes(data)
     with pytest.raises(SpecError) as caught:
         load(tmp_path / "x.yaml")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path) -> None:

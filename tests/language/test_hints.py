@@ -62,9 +62,9 @@ def literals(hint: object) -> list[object]:
 def test_notes_speak_of_fields_that_exist_and_of_no_word_that_has_a_target() -> None:
     words = {_plain(word) for target in TARGETS for word in TARGETS[target].split()}
     named = {_plain(key) for section in sections().values() for key in fields(section)}
-    for word, told in NOTES.items():
+    for word, note in NOTES.items():
         assert _plain(word) not in words | named, word
-        for place in re.findall(r"\b([a-z_]+(?:\.[a-z_]+)+)\b", told):
+        for place in re.findall(r"\b([a-z_]+(?:\.[a-z_]+)+)\b", note):
             if not place.endswith(".csv"):
                 *above, section, key = place.split(".")
                 assert exists(section, key), place

@@ -32,7 +32,7 @@ def plain(node: Node) -> Any:
     return [plain(child) for child in node.value] if isinstance(node.value, list) else node.value
 
 
-def told(document: Any) -> list[str]:
+def schema_faults(document: Any) -> list[str]:
     return [f"{error.json_path}: {error.message}" for error in VALIDATOR.iter_errors(document)]
 
 
@@ -50,14 +50,14 @@ def test_the_shipped_copy_is_current() -> None:
 def test_shipped_specs_pass_and_point_to_it(path: Path) -> None:
     text = path.read_text()
     assert text.splitlines()[0] == "# yaml-language-server: $schema=composer.schema.json"
-    assert told(plain(read(text, path.name))) == []
+    assert schema_faults(plain(read(text, path.name))) == []
 
 
 @samples(60)
 @given(trees(trained=True))
 def test_whatever_loads_passes(document: dict[str, Any]) -> None:
     loads(json.dumps(document))
-    assert told(document) == []
+    assert schema_faults(document) == []
 
 
 RIGHT = [
@@ -79,7 +79,7 @@ RIGHT = [
 
 @pytest.mark.parametrize("text", RIGHT)
 def test_units_references_choices_and_parts_of_specs_pass(text: str) -> None:
-    assert told(plain(read(text, "x"))) == []
+    assert schema_faults(plain(read(text, "x"))) == []
 
 
 WRONG: list[tuple[list[str | int], Any]] = [
@@ -131,7 +131,7 @@ def test_wrong_documents_are_refused_here_and_there(path: list[str | int], value
         document,
     )
     parent[path[-1]] = value
-    assert told(document)
+    assert schema_faults(document)
     with pytest.raises(SpecError):
         loads(json.dumps(document))
 

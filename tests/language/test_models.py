@@ -68,9 +68,9 @@ def test_precision_may_be_quoted() -> None:
 
 
 def test_sequences_are_as_long_as_the_context() -> None:
-    spec, told = loads(TEXT), loads(TEXT, overrides=["train.data.length=1024"])
-    assert spec == told
-    assert run_hash(spec) == run_hash(told)
+    spec, stated = loads(TEXT), loads(TEXT, overrides=["train.data.length=1024"])
+    assert spec == stated
+    assert run_hash(spec) == run_hash(stated)
     assert spec.train
     assert spec.train.length == 1024
     assert spec.origin("train", "data", "length").endswith(":4 = model.context")

@@ -96,12 +96,12 @@ def test_each_key_says_where_it_came_from(tmp_path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     (tmp_path / "top.yaml").write_text('extends: tiny.yaml\nlet: {w: 32}\nmodel: {width: "${w * 2}"}\n')
     text = resolved_yaml(load(tmp_path / "top.yaml", ["train.seed=7"]), origins=True)
-    told = {line.split("#")[0].strip(): line.split("# ")[1] for line in text.splitlines() if "#" in line}
-    assert told["width: 64"].endswith("top.yaml:3 = ${w * 2}")
-    assert told["vocab: 32"].endswith("tiny.yaml:3")
-    assert told["seed: 7"] == "--set train.seed=7"
-    assert told["inject: none"] == "default"
-    assert told["step: [seq, depth, expert]"].endswith("tiny.yaml:10")
+    sources = {line.split("#")[0].strip(): line.split("# ")[1] for line in text.splitlines() if "#" in line}
+    assert sources["width: 64"].endswith("top.yaml:3 = ${w * 2}")
+    assert sources["vocab: 32"].endswith("tiny.yaml:3")
+    assert sources["seed: 7"] == "--set train.seed=7"
+    assert sources["inject: none"] == "default"
+    assert sources["step: [seq, depth, expert]"].endswith("tiny.yaml:10")
     assert [line for line in text.splitlines() if not line.endswith(":") and "# " not in line] == []
 
 

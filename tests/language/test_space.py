@@ -147,7 +147,7 @@ def test_a_block_may_be_a_choice_as_a_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("[8, 16]", "[8, x]", "6:34  blocks.expert.experts: expected a whole number above 0"),
         ("[8, 16]", "[8, 8]", "6:34  blocks.expert.experts.choice: expected each alternative once, got 8"),
@@ -212,10 +212,10 @@ def test_a_block_may_be_a_choice_as_a_whole(folder: Path) -> None:
         ("[{maximize: accuracy}, {minimize: flops_per_token}]", "[]", "objectives: expected a list of 1"),
     ],
 )
-def test_a_space_is_checked_in_every_alternative(folder: Path, old: str, new: str, told: str) -> None:
+def test_a_space_is_checked_in_every_alternative(folder: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(SpecError) as caught:
         changed(folder, old, new)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_spec_is_no_space_and_a_space_needs_a_choice(folder: Path) -> None:
@@ -260,7 +260,7 @@ def test_identity_stays_where_a_search_only_goes_on(space: Space, folder: Path, 
 
 
 @pytest.mark.parametrize(
-    ("experts", "told"),
+    ("experts", "message"),
     [
         ("{int: [2, 20]}", "got a range of numbers from 2 to 20 (write {choice: [4, 9, 16]})"),
         ("{float: [4, 9]}", "got a range of numbers from 4 to 9 (write {choice: [4, 9]})"),
@@ -268,7 +268,7 @@ def test_identity_stays_where_a_search_only_goes_on(space: Space, folder: Path, 
         ("{choice: [4, 12]}", "such as 9 or 16, got 12"),
     ],
 )
-def test_a_range_holds_no_numbers_that_its_field_refuses(experts: str, told: str) -> None:
+def test_a_range_holds_no_numbers_that_its_field_refuses(experts: str, message: str) -> None:
     settings = [
         "search={trials: 2, objectives: [{minimize: params}]}",
         "blocks.peer.active=1",
@@ -278,5 +278,5 @@ def test_a_range_holds_no_numbers_that_its_field_refuses(experts: str, told: str
         load_space("specs/family/peer.yaml", settings)
     (fault,) = error.value.faults
     assert str(fault).startswith("--set blocks.peer.experts=")
-    assert str(fault).endswith(told)
+    assert str(fault).endswith(message)
     assert "blocks.peer.experts: expected a square" in str(fault)

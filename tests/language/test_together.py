@@ -122,7 +122,7 @@ def test_all_mistakes_at_once_are_all_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ([("stages.0.recur", {"choice": [2, 4]})], ["stages.0.recur"]),
         ([("stages.0.recur", "${n}")], ["stages.0.recur"]),
@@ -137,8 +137,8 @@ def test_all_mistakes_at_once_are_all_told() -> None:
         ([("model", 3)], ["model"]),
     ],
 )
-def test_no_fault_follows_from_another(changes: list[tuple[str, Any]], told: list[str]) -> None:
-    assert sorted(path for path, _ in faults(SPEC, *changes)) == told
+def test_no_fault_follows_from_another(changes: list[tuple[str, Any]], message: list[str]) -> None:
+    assert sorted(path for path, _ in faults(SPEC, *changes)) == message
 
 
 def test_faults_of_text_and_of_options_hide_no_others() -> None:

@@ -62,14 +62,14 @@ TRAPS = [
 
 
 @pytest.mark.parametrize("loader", LOADERS, ids=lambda loader: loader.__name__)
-@pytest.mark.parametrize(("text", "told"), TRAPS, ids=[told for _, told in TRAPS])
+@pytest.mark.parametrize(("text", "message"), TRAPS, ids=[message for _, message in TRAPS])
 def test_a_trap_is_told_in_terms_of_what_to_write(
-    text: str, told: str, loader: type, monkeypatch: pytest.MonkeyPatch
+    text: str, message: str, loader: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(yaml12, "_Loader", loader)
     with pytest.raises(SpecError) as caught:
         read(text, "x.yaml")
-    assert str(caught.value).startswith(f"x.yaml:{told}")
+    assert str(caught.value).startswith(f"x.yaml:{message}")
 
 
 @pytest.mark.parametrize("word", ["*.md", "@x", "`x`", "%x", "a: b", "[x", "'x"])

@@ -184,9 +184,9 @@ def test_a_loop_of_ones_own_balances_by_one_call_after_each_optimizer_step():
 
 
 def test_experts_that_are_trained_and_never_balanced_are_told_of_once():
-    with pytest.warns(UserWarning, match=r"call model\.update_expert_balance\(\) after each") as told:
+    with pytest.warns(UserWarning, match=r"call model\.update_expert_balance\(\) after each") as caught:
         by_hand(compiled(spec()), lambda model: None, steps=9)
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
 def test_no_warning_where_nothing_is_to_be_balanced():

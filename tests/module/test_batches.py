@@ -65,7 +65,7 @@ def test_labels_stand_at_their_own_token_as_hugging_face_has_them():
 
 
 @pytest.mark.parametrize(
-    ("batch", "told"),
+    ("batch", "message"),
     [
         (T, r"expected \(tokens, targets\).*got a int64 tensor \[2, 4\]"),
         ((T,), r"got a tuple of 1 \(a int64 tensor \[2, 4\]\)"),
@@ -88,13 +88,13 @@ def test_labels_stand_at_their_own_token_as_hugging_face_has_them():
         ({"input_ids": T, "labels": T, "attention_mask": T % 2}, "attention_mask: .*pad on the right"),
     ],
 )
-def test_other_batches_are_refused_with_what_was_expected_and_what_came(batch, told):
-    with pytest.raises(ValueError, match=told):
+def test_other_batches_are_refused_with_what_was_expected_and_what_came(batch, message):
+    with pytest.raises(ValueError, match=message):
         read_batch(batch)
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda made: made(T[0]), r"tokens: expected an integer tensor \[batch, sequence\]"),
         (lambda made: made(T.float()), "got a float32 tensor"),
@@ -106,8 +106,8 @@ def test_other_batches_are_refused_with_what_was_expected_and_what_came(batch, t
         (lambda made: made.loss(T, T - 9), "targets: .*, got -8"),
     ],
 )
-def test_models_refuse_tokens_and_targets_they_cannot_read(call, told):
-    with pytest.raises(ValueError, match=told):
+def test_models_refuse_tokens_and_targets_they_cannot_read(call, message):
+    with pytest.raises(ValueError, match=message):
         call(model())
 
 

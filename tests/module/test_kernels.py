@@ -126,9 +126,9 @@ def test_fused_runs_where_the_kernels_fit_and_else_says_why(monkeypatch):
     for _ in range(2):
         with pytest.raises(SpecError) as refused:
             model(tokens)
-        told = str(refused.value).splitlines()
-        assert len(told) == 2
-        for line in told:
+        message = str(refused.value).splitlines()
+        assert len(message) == 2
+        for line in message:
             assert line.startswith(
                 "tiny.yaml:6:6  blocks.d: expected an operation for the fused kernel triton_"
             )

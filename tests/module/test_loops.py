@@ -69,14 +69,14 @@ def first_stage(fill):
 
 
 def test_what_nothing_reads_is_not_collected():
-    def fill(build, name, told, spec, x):
+    def fill(build, name, message, spec, x):
         def step(body, x):
-            y = lowering._step(told, lowering.stage_options(spec.model, told), spec, body, x)
+            y = lowering._step(message, lowering.stage_options(spec.model, message), spec, body, x)
             body.collect(body.norm(y, "unread", (body.width,)))
             body.collect(y)
             return [y]
 
-        loop = build.loop(name, told.trips, told.tied, [x], step)
+        loop = build.loop(name, message.trips, message.tied, [x], step)
         weight = Weight("mixed", (3,), Init("constant", 1.0))
         return build.op("mixed", Mix(build.width, 3), loop.collected[1], weights=[weight])
 
@@ -89,9 +89,9 @@ def test_what_nothing_reads_is_not_collected():
 
 
 def test_a_state_keeps_its_type():
-    def fill(build, name, told, spec, x):
+    def fill(build, name, message, spec, x):
         step = lambda body, x: [body.op("runs", Runs(body.width), x)]  # noqa: E731
-        return build.loop(name, told.trips, told.tied, [x], step).states[0]
+        return build.loop(name, message.trips, message.tied, [x], step).states[0]
 
     with pytest.raises(ValueError, match="a step returns 1 bool where it is given 10 stream"):
         first_stage(fill)

@@ -337,8 +337,8 @@ def test_another_choice_of_backends_in_the_backward_pass_is_told():
     model = model_of(spec, places(spec))
     tokens = tokens_for(spec)
     loss = model.loss(tokens, tokens)
-    told = pytest.raises(
+    refused = pytest.raises(
         RuntimeError, match=r"attend_causal keeps other tensors .* both passes must run alike"
     )
-    with sdpa_kernel(SDPBackend.MATH), told:
+    with sdpa_kernel(SDPBackend.MATH), refused:
         loss.backward()

@@ -131,8 +131,8 @@ def test_losses_of_each_step_are_refused_and_so_are_other_numbers_of_rows():
     with pytest.raises(SpecError, match="the loss reads the state after each step"):
         model.loss(tokens, tokens, steps=[1, 2])
     model = compiled(spec(apart()))
-    told = {(1, 2, 3): "for 2 rows, got 3", (): "for each row", (1, 0): "at least 1", 2.0: "got 2.0"}
-    for steps, why in told.items():
+    messages = {(1, 2, 3): "for 2 rows, got 3", (): "for each row", (1, 0): "at least 1", 2.0: "got 2.0"}
+    for steps, why in messages.items():
         with pytest.raises(ValueError, match=why):
             model(tokens, steps=steps)
 

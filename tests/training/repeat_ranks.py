@@ -38,9 +38,9 @@ def once(folder, strategy, steps, seconds):
     options = [each for setting in settings for each in ("--set", setting)]
     begin = time.monotonic()
     with command("train", folder / "tiny.yaml", "--out", folder / "run", *options, seconds=seconds) as run:
-        code, told = run.ended()
+        code, output = run.ended()
     if code:
-        sys.exit(f"ended with {code}:\n{told}")
+        sys.exit(f"ended with {code}:\n{output}")
     return time.monotonic() - begin
 
 

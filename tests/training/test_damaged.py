@@ -50,11 +50,11 @@ def test_a_checkpoint_of_others_is_refused_with_what_it_is(content, got, tmp_pat
     else:
         torch.save(content, path)
     assert main(["eval", str(path)]) == 1
-    out, told = capfd.readouterr()
-    assert told.startswith(
+    out, output = capfd.readouterr()
+    assert output.startswith(
         f"{path}: this checkpoint cannot be read: expected a checkpoint of composer, got {got}"
     )
-    assert "torch" not in told.replace(str(path), "")
+    assert "torch" not in output.replace(str(path), "")
     assert out == ""
 
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (b"step,loss\n1,2\n2,\xff\n", r":3: .* expected UTF-8 text, got the byte 0xff"),
         (b"step,loss\n1,2\n2,low\n", r":3: .* expected a number for held_out_loss, got 'low'"),
@@ -94,10 +94,10 @@ def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
         (b"step,pain\n1,2\n", r":1: .* expected the columns step, .*loss, got 'held_out_pain'"),
     ],
 )
-def test_damaged_metrics_are_told_with_their_line(text, told, tmp_path):
+def test_damaged_metrics_are_told_with_their_line(text, message, tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(text)
-    with pytest.raises(TrainingError, match=r"metrics\.csv" + told):
+    with pytest.raises(TrainingError, match=r"metrics\.csv" + message):
         MetricsFile(path, ["loss"]).cut(5)
 
 
@@ -113,7 +113,7 @@ def test_a_model_whose_weights_do_not_fit_is_told_as_that(vocab, tmp_path, capsy
     (tmp_path / "run" / "spec.yaml").write_text(resolved_yaml(huge))
     (tmp_path / "run" / "model.safetensors").touch()
     torch.save(checkpoint(hyper_parameters={"spec": resolved_yaml(huge)}), tmp_path / "x.ckpt")
-    told = (
+    message = (
         r"tiny: the weights of [\d.]+ [TP]iB do not fit in memory"
         if vocab < 10**15
         else "do not fit in memory"
@@ -123,7 +123,7 @@ def test_a_model_whose_weights_do_not_fit_is_told_as_that(vocab, tmp_path, capsy
         lambda: load_run(tmp_path / "run"),
         lambda: run_training(huge, tmp_path / "new"),
     ):
-        with pytest.raises(TrainingError, match=told):
+        with pytest.raises(TrainingError, match=message):
             build()
     for command in (
         ["compile", "--code", str(tmp_path / "run" / "spec.yaml")],

@@ -57,8 +57,8 @@ def test_a_rewritten_corpus_is_refused_with_what_changed_until_it_is_put_back(ho
     with pytest.raises(DataChanged) as raised:
         run_training(spec(), paused)
     sizes = [len(text.encode()) for text in (PROSE, OTHER + "!")]
-    told = rf"  corpus\.txt: {sizes[0]:,} bytes, sha256 \w{{12}} -> {sizes[1]:,} bytes, sha256 \w{{12}}"
-    assert re.search(told, str(raised.value))
+    message = rf"  corpus\.txt: {sizes[0]:,} bytes, sha256 \w{{12}} -> {sizes[1]:,} bytes, sha256 \w{{12}}"
+    assert re.search(message, str(raised.value))
     (home / "text.yaml").write_text(SPEC)
     assert main(["train", "text.yaml", "--out", "run"]) == 1
     assert capsys.readouterr().err == f"{raised.value}\n".replace(str(paused), "run")

@@ -26,7 +26,7 @@ def set_to(monkeypatch, variables):
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "message"),
     [
         ({}, None),
         ({**TORCHRUN, "GROUP_WORLD_SIZE": "2"}, ("torchrun", 3, 4, 2)),
@@ -36,10 +36,10 @@ def set_to(monkeypatch, variables):
         ({**SLURM, "SLURM_JOB_NAME": "interactive"}, None),
     ],
 )
-def test_launchers_are_recognised_by_their_variables(variables, told, monkeypatch):
+def test_launchers_are_recognised_by_their_variables(variables, message, monkeypatch):
     set_to(monkeypatch, variables)
     found = launched()
-    assert (found and (found.launcher, found.rank(), found.world_size(), found.nodes)) == told
+    assert (found and (found.launcher, found.rank(), found.world_size(), found.nodes)) == message
 
 
 def test_slurm_without_srun_is_refused_with_the_reason(monkeypatch):
@@ -87,13 +87,13 @@ def test_two_ranks_started_from_outside_train_as_two_of_our_own(launcher, strate
         for rank in range(2)
     ]
     try:
-        told = ["".join(each.communicate(timeout=200)) for each in started]
+        outputs = ["".join(each.communicate(timeout=200)) for each in started]
     finally:
         for each in started:
             each.kill()
-    assert [each.returncode for each in started] == [0, 0], told
-    assert "held-out scores" in told[0]
-    assert told[1] == ""
+    assert [each.returncode for each in started] == [0, 0], outputs
+    assert "held-out scores" in outputs[0]
+    assert outputs[1] == ""
     ours = run_training(spec(*settings, "train.devices=2"), tmp_path / "ours")
     ends = [read_checkpoint(folder / "last.ckpt")["state_dict"] for folder in (tmp_path / "run", ours.folder)]
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)

@@ -122,10 +122,10 @@ def test_a_rank_that_is_killed_ends_the_run_with_words(train, tmp_path):
     with train() as run:
         run.wait_for(trains(tmp_path / "run"))
         os.kill(other_rank(run), signal.SIGKILL)
-        code, told = run.ended()
+        code, output = run.ended()
         assert code == 1
-        assert "rank 1 was killed by SIGKILL; earlier checkpoints are intact" in told
-        assert "Traceback" not in told
+        assert "rank 1 was killed by SIGKILL; earlier checkpoints are intact" in output
+        assert "Traceback" not in output
         assert not run.alive()
 
 
@@ -142,10 +142,10 @@ def test_a_rank_that_stands_still_ends_the_run_within_the_limit(train, tmp_path)
     with train(**{LIMIT: "60"}) as run:
         run.wait_for(trains(tmp_path / "run"))
         os.kill(other_rank(run), signal.SIGSTOP)
-        code, told = run.ended()
+        code, output = run.ended()
         assert code == 1
-        assert f"{WHOLE} 60 s; earlier checkpoints are intact" in told
-        assert "Traceback" not in told
+        assert f"{WHOLE} 60 s; earlier checkpoints are intact" in output
+        assert "Traceback" not in output
         assert not run.alive()
 
 
@@ -161,8 +161,8 @@ def in_one_call(folder, other):
     """Stand in one call for ever, as rank 0 of a run whose rank 1 is the command `other`."""
     os.environ[LIMIT] = "1"
     watch._GRACE_SECONDS = 1
-    with (folder / "told").open("w") as told:
-        os.dup2(told.fileno(), 2)
+    with (folder / "stderr").open("w") as file:
+        os.dup2(file.fileno(), 2)
     process = subprocess.Popen(other, stdin=subprocess.PIPE)
     (folder / "pid").write_text(str(process.pid))
     watch.Watch(folder, [process])
@@ -171,16 +171,16 @@ def in_one_call(folder, other):
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
         (["false"], "rank 1 failed, as it says above"),
         (["sleep", "600"], "rank 0 has waited for the others for 2 s"),
     ],
     ids=["failed", "stuck"],
 )
-def test_an_operation_without_a_limit_ends_with_its_process(other, told, tmp_path):
+def test_an_operation_without_a_limit_ends_with_its_process(other, message, tmp_path):
     assert run_all((in_one_call, tmp_path, other)) == [1]
-    assert (tmp_path / "told").read_text() == f"{tmp_path}: {told}; earlier checkpoints are intact\n"
+    assert (tmp_path / "stderr").read_text() == f"{tmp_path}: {message}; earlier checkpoints are intact\n"
     assert not cmdline((tmp_path / "pid").read_text())
 
 

@@ -195,7 +195,9 @@ def test_an_interrupted_run_saves_its_step_and_goes_on(whole, tmp_path, monkeypa
     if handler is signal.SIG_IGN:
         pytest.skip("nohup: a run leaves ignored signals alone")
     with pytest.raises(KeyboardInterrupt):
-        run_training(spec(), tmp_path, report=lambda told: told.step == 11 and os.kill(os.getpid(), number))
+        run_training(
+            spec(), tmp_path, report=lambda message: message.step == 11 and os.kill(os.getpid(), number)
+        )
     assert signal.getsignal(number) is handler
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 11
     assert run_training(spec(), tmp_path).metrics == whole.metrics
@@ -204,13 +206,13 @@ def test_an_interrupted_run_saves_its_step_and_goes_on(whole, tmp_path, monkeypa
 
 def test_progress_is_told_to_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "_REPORT_SECONDS", 0)
-    told = []
-    run_training(spec(), tmp_path, until_tokens=4 * TOKENS, report=told.append)
-    assert [each.step for each in told] == [0, 1, 2, 3, 4]  # each once
-    assert [each.tokens for each in told[:3]] == [0, TOKENS, 2 * TOKENS]
-    assert told[0].train_loss is None
-    assert all(each.train_loss > 0 and each.tokens_per_second > 0 for each in told[1:])
-    assert (told[-1].steps, told[-1].seconds_left) == (4, 0)
+    reports = []
+    run_training(spec(), tmp_path, until_tokens=4 * TOKENS, report=reports.append)
+    assert [each.step for each in reports] == [0, 1, 2, 3, 4]  # each once
+    assert [each.tokens for each in reports[:3]] == [0, TOKENS, 2 * TOKENS]
+    assert reports[0].train_loss is None
+    assert all(each.train_loss > 0 and each.tokens_per_second > 0 for each in reports[1:])
+    assert (reports[-1].steps, reports[-1].seconds_left) == (4, 0)
 
 
 # what goes wrong

@@ -54,7 +54,7 @@ def test_train_tells_what_it_trains_how_far_it_is_and_what_came_of_it(file, caps
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (["caps.params=10"], "caps.params: expected at most 10"),
         (["train=null"], "`train` section"),
@@ -62,11 +62,11 @@ def test_train_tells_what_it_trains_how_far_it_is_and_what_came_of_it(file, caps
         (["train.lr=1e30", "train.schedule={warmup: 0, stable: 0.8, decay: 0.2}"], "learning rate 1e+30"),
     ],
 )
-def test_what_a_user_can_put_right_ends_with_1_and_a_word(file, capsys, settings, told):
+def test_what_a_user_can_put_right_ends_with_1_and_a_word(file, capsys, settings, message):
     options = [option for setting in settings for option in ("--set", setting)]
     assert main(["train", file, "--out", "run", *options]) == 1
     said = capsys.readouterr().err
-    assert told in said
+    assert message in said
     assert "Traceback" not in said
 
 
@@ -74,7 +74,7 @@ def test_an_interrupted_train_ends_with_130_and_says_how_to_go_on(file, capsys, 
     monkeypatch.setattr(recorder, "_REPORT_SECONDS", 0)
     monkeypatch.setattr(
         "composer.cli.terminal.progress._Lines.__call__",
-        lambda self, told: told.step == 3 and os.kill(os.getpid(), signal.SIGINT),
+        lambda self, message: message.step == 3 and os.kill(os.getpid(), signal.SIGINT),
     )
     assert main(["train", file, "--out", "run"]) == 130
     assert capsys.readouterr().err == "stopped; run the same command to resume\n"
@@ -117,7 +117,7 @@ def test_eval_reads_as_many_tokens_as_asked(trained, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "told"),
+    ("options", "code", "message"),
     [
         (["--steps", "many"], 2, "numbers of steps"),
         (["--steps", "0"], 2, "numbers of steps"),
@@ -128,9 +128,9 @@ def test_eval_reads_as_many_tokens_as_asked(trained, capsys):
         (["--checkpoint", "first"], 2, "checkpoint"),
     ],
 )
-def test_eval_says_what_is_wrong(trained, capsys, options, code, told):
+def test_eval_says_what_is_wrong(trained, capsys, options, code, message):
     assert main(["eval", str(trained.folder), *options]) == code
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_eval_of_nothing_is_told(tmp_path, capsys):

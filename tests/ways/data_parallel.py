@@ -69,7 +69,7 @@ def _rank(rank, specs, folder, kernels):
         timeout=timedelta(seconds=60),
     )
     mesh = init_device_mesh("cpu", (RANKS,))
-    faults = {number: told for number, each in enumerate(specs) if (told := _fault(*each, rank, mesh))}
+    faults = {number: fault for number, each in enumerate(specs) if (fault := _fault(*each, rank, mesh))}
     if rank == 0:
         (folder / "faults").write_text(json.dumps(faults))
     distributed.destroy_process_group()
@@ -77,14 +77,14 @@ def _rank(rank, specs, folder, kernels):
 
 def _fault(way, plain, rank, mesh):
     """Return what is wrong on any rank, or ""."""
-    told = [None] * RANKS
+    faults_of_ranks = [None] * RANKS
     try:
         mine = ""
         _compare(way, make(plain), rank, mesh)
     except Exception as error:
         mine = f"rank {rank}: {str(error) or traceback.format_exc()}"
-    distributed.all_gather_object(told, mine)
-    return "\n".join(filter(None, told))
+    distributed.all_gather_object(faults_of_ranks, mine)
+    return "\n".join(filter(None, faults_of_ranks))
 
 
 def _compare(way, spec, rank, mesh):

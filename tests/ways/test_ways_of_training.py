@@ -40,7 +40,7 @@ def test_options_train_in_every_way_as_in_plain_training(case):
 def test_two_ranks_train_as_one_process(first, tmp_path):
     cases = [*ON_RANKS.items()][first : first + AT_ONCE]
     faults = differences([each for _, each in cases], tmp_path)
-    assert {cases[int(number)][0]: told for number, told in faults.items()} == {}
+    assert {cases[int(number)][0]: fault for number, fault in faults.items()} == {}
 
 
 NORMED = {**SEQ, "qk_norm": True}

@@ -80,7 +80,7 @@ def test_the_fused_kernel_steps_aside_and_says_why(fields, why):
     graph = compile_graph(spec, Target("cuda", "bfloat16")).loop("stages.0").body
     assert isinstance(graph.node("0.a.route").op, Route)
     assert isinstance(graph.node("0.a.experts").op, Experts)
-    told = [graph.node(name).choice.why for name in ("0.a.route", "0.a.experts")]
-    assert any(f"not triton_experts: {why}" in each for each in told)
+    reasons = [graph.node(name).choice.why for name in ("0.a.route", "0.a.experts")]
+    assert any(f"not triton_experts: {why}" in each for each in reasons)
     with pytest.raises(SpecError, match=why):
         compile_graph(spec, Target("cuda", "bfloat16"), "fused")

@@ -70,6 +70,6 @@ if __name__ == "__main__":
         for name, (function, step, flags) in KERNELS.items():
             if sizes == SIZES[0] or not flags["TURN"]:
                 text = compiled(sizes, function, step, **flags)
-                told = {"bytes": widest(text, "ld"), "spills": spills(text), "waits": waits(text)}
-                found[f"{name} {sizes}"] = told
+                facts = {"bytes": widest(text, "ld"), "spills": spills(text), "waits": waits(text)}
+                found[f"{name} {sizes}"] = facts
     print(json.dumps(found))

@@ -65,6 +65,6 @@ def spills(text):
         file.write(text)
         file.flush()
         command = [get_ptxas(90).path, "-v", "--gpu-name=sm_90a", file.name, "-o", os.devnull]
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stderr
-    assert "registers" in told, told
-    return sum(map(int, re.findall(r"(\d+) bytes spill", told)))
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stderr
+    assert "registers" in output, output
+    return sum(map(int, re.findall(r"(\d+) bytes spill", output)))

@@ -161,6 +161,6 @@ def test_it_costs_what_is_declared():
     assert declared(spec) == pytest.approx(counted(spec), rel=1e-12)
     check_saved(model)
     for size, dtype in [(BF16, torch.bfloat16), (FULL, torch.float32), (MIXED, None)]:
-        told = Memory(compile_graph(spec), Batch(1024, 64, size)).total
+        predicted = Memory(compile_graph(spec), Batch(1024, 64, size)).total
         ran = measured(spec, 16, dtype or torch.float32, autocast=dtype is None, fake=False)
-        assert told == pytest.approx(ran, rel=0.01)
+        assert predicted == pytest.approx(ran, rel=0.01)

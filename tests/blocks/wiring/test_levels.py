@@ -78,7 +78,7 @@ def test_an_entry_without_options_is_the_name_alone() -> None:
 
 def test_a_difference_is_told_where_it_is() -> None:
     before = spec(["seq", "ffn", "seq"])
-    told = [
+    faults = [
         str(each)
         for after in (
             spec(["seq", {"use": "ffn", **POST}, "seq"]),
@@ -86,7 +86,7 @@ def test_a_difference_is_told_where_it_is() -> None:
         )
         for each in differences(before, after)
     ]
-    assert told == [
+    assert faults == [
         "stages.0.step.1: norm as in the stage -> post",
         "stages.0.step: seq -> seq and ffn in parallel (sum, norm post)",
     ]

@@ -59,7 +59,7 @@ def faults(options, **more):
     except composer.SpecError as error:
         return str(error)
 
-def told(options):
+def facts_of(options):
     found, plain = spec(options), spec({})
     model, costs = compiled(found), count(found)
     tokens = tokens_for(found)
@@ -86,10 +86,10 @@ print(json.dumps({
     "full": resolved_yaml(spec({})),
     "schema": schema_text(),
     "examples": wiring_examples("stage"),
-    "half": told({"residual": "half"}),
-    "embedding": told({"step_tag": "embedding"}),
-    "scaled": told({"entrance": {"scaled": 0.25}}),
-    "by default": told({"entrance": "scaled"})["hash"] == arch_hash(spec({"entrance": {"scaled": 0.5}})),
+    "half": facts_of({"residual": "half"}),
+    "embedding": facts_of({"step_tag": "embedding"}),
+    "scaled": facts_of({"entrance": {"scaled": 0.25}}),
+    "by default": facts_of({"entrance": "scaled"})["hash"] == arch_hash(spec({"entrance": {"scaled": 0.5}})),
     "faults": [
         faults({"step_tag": "embedding"}, recur=1),
         faults({"step_tag": "embedding", "inject": "concat"}),
@@ -103,7 +103,7 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a process says in which a package with these options is installed."""
     site = tmp_path_factory.mktemp("site")
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -127,16 +127,16 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-def test_options_at_their_defaults_leave_every_hash_and_are_shown(told: dict[str, Any]) -> None:
-    assert told["default"] == arch_hash(make(DREAMER))
-    assert "step_tag: none\n" in told["full"]
-    assert "entrance: input\n" in told["full"]
+def test_options_at_their_defaults_leave_every_hash_and_are_shown(facts: dict[str, Any]) -> None:
+    assert facts["default"] == arch_hash(make(DREAMER))
+    assert "step_tag: none\n" in facts["full"]
+    assert "entrance: input\n" in facts["full"]
 
 
 @pytest.mark.parametrize("name", ["half", "embedding", "scaled"])
-def test_an_option_is_built_costed_hashed_shown_compared_and_drawn(told: dict[str, Any], name: str) -> None:
-    found = told[name]
-    assert found["hash"] != told["default"]
+def test_an_option_is_built_costed_hashed_shown_compared_and_drawn(facts: dict[str, Any], name: str) -> None:
+    found = facts[name]
+    assert found["hash"] != facts["default"]
     assert found["round trip"]
     assert found["gradients"]
     assert found["causal"]
@@ -153,24 +153,24 @@ def test_an_option_is_built_costed_hashed_shown_compared_and_drawn(told: dict[st
     assert drawn in found["picture"]
 
 
-def test_its_weights_and_operations_are_counted(told: dict[str, Any]) -> None:
-    assert told["embedding"]["weights"] == ["stages.0.step.step_tag"]
-    assert told["embedding"]["params"] == 3 * DREAMER["model"]["width"]
-    assert told["half"]["params"] == told["scaled"]["params"] == 0
-    assert {"stages.0.0.half", "stages.0.2.half"} <= {*told["half"]["operations"]}
-    assert "stages.0.entrance" in told["scaled"]["operations"]
+def test_its_weights_and_operations_are_counted(facts: dict[str, Any]) -> None:
+    assert facts["embedding"]["weights"] == ["stages.0.step.step_tag"]
+    assert facts["embedding"]["params"] == 3 * DREAMER["model"]["width"]
+    assert facts["half"]["params"] == facts["scaled"]["params"] == 0
+    assert {"stages.0.0.half", "stages.0.2.half"} <= {*facts["half"]["operations"]}
+    assert "stages.0.entrance" in facts["scaled"]["operations"]
 
 
-def test_it_is_in_the_schema_and_in_generated_specs(told: dict[str, Any]) -> None:
-    assert "What a step knows of its number." in told["schema"]
-    assert '"half"' in told["schema"]
-    assert told["examples"]["step_tag"] == ["none", "embedding"]
-    assert told["examples"]["entrance"] == ["input", "scaled"]
-    assert "half" in told["examples"]["residual"]
-    assert told["by default"]
+def test_it_is_in_the_schema_and_in_generated_specs(facts: dict[str, Any]) -> None:
+    assert "What a step knows of its number." in facts["schema"]
+    assert '"half"' in facts["schema"]
+    assert facts["examples"]["step_tag"] == ["none", "embedding"]
+    assert facts["examples"]["entrance"] == ["input", "scaled"]
+    assert "half" in facts["examples"]["residual"]
+    assert facts["by default"]
 
 
-def test_its_faults_have_places_and_hints(told: dict[str, Any]) -> None:
+def test_its_faults_have_places_and_hints(facts: dict[str, Any]) -> None:
     expected = [
         "stages.0.step_tag: expected none in a stage of one step",
         "stages.0.step_tag: expected none beside inject: concat",
@@ -179,7 +179,7 @@ def test_its_faults_have_places_and_hints(told: dict[str, Any]) -> None:
         "stages.0.entrance.scaled: expected a number above 0",
         "stages.0.entrance: expected input, scaled or {scaled: ..}, got 'half'",
     ]
-    for fault, words in zip(told["faults"], expected, strict=True):
+    for fault, words in zip(facts["faults"], expected, strict=True):
         assert words in fault
 
 
@@ -212,11 +212,11 @@ def conformance(*command: str) -> subprocess.CompletedProcess[str]:
 def test_one_command_checks_an_option_and_finds_what_it_is_not() -> None:
     done = conformance("-c", EACH, "wirings:StartScaled", "wrong_wirings:Ignoring", "wrong_wirings:Leaking")
     assert done.returncode == 0, done.stderr
-    told = done.stdout
-    assert re.match(r"entrance: all \d+ checks passed\n", told)
-    assert told.endswith("[0, 1, 1]\n")
-    assert "ignoring: every field is honoured: computes what entered plainly does" in told
-    assert "entered leaking: no leak between tokens: a token moves the outputs" in told
+    output = done.stdout
+    assert re.match(r"entrance: all \d+ checks passed\n", output)
+    assert output.endswith("[0, 1, 1]\n")
+    assert "ignoring: every field is honoured: computes what entered plainly does" in output
+    assert "entered leaking: no leak between tokens: a token moves the outputs" in output
 
 
 def test_of_an_option_that_is_not_there_the_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:

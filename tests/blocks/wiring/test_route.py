@@ -172,7 +172,7 @@ def test_the_tied_gradient_is_the_sum_of_the_gradients_of_untied_copies():
 
 
 @pytest.mark.parametrize(
-    ("stage", "told"),
+    ("stage", "message"),
     [
         ({"keep": (0.5, 1.0)}, "shares that never increase"),
         ({"keep": (1.0,) * 4}, "at most one share for each of the 3 steps"),
@@ -206,8 +206,8 @@ def test_the_tied_gradient_is_the_sum_of_the_gradients_of_untied_copies():
         ({"recur": {"steps": 3, "train": {"uniform": [2, 3]}}}, "fixed"),
     ],
 )
-def test_what_cannot_be_routed_is_refused_with_the_reason(stage, told):
-    with pytest.raises(SpecError, match=told):
+def test_what_cannot_be_routed_is_refused_with_the_reason(stage, message):
+    with pytest.raises(SpecError, match=message):
         count(spec_of(**stage))
     with pytest.raises(SpecError, match="none, unless the stage has recur"):
         make(tree({"f": FFN}, {"stack": 2, "step": ["f"], "route": {"by": "expert_choice", "keep": [0.5]}}))

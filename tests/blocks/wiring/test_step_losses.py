@@ -92,9 +92,9 @@ def test_the_peak_by_chunks_is_the_predicted_one(size, dtype, small_chunks):
     spec = make(found)
     graph = compile_graph(spec)
     assert graph.node("loss").kernel.name == "steps_head_loss"
-    told = Memory(graph, Batch(256, 64, size)).total
+    predicted = Memory(graph, Batch(256, 64, size)).total
     found = measured(spec, 4, dtype or torch.float32, autocast=dtype is None, fake=False)
-    assert told == pytest.approx(found, rel=0.01)
+    assert predicted == pytest.approx(found, rel=0.01)
 
 
 def test_every_step_has_a_head_in_training_alone():

@@ -27,8 +27,8 @@ ONCE = [{"recur": 1, "step": ["s"]}, {"stack": 1, "step": ["s", "f"]}]
 
 def spec(stages: Any, model: Any = None, train: Any = None, **fields: Any) -> dict[str, Any]:
     """A spec of these stages; `fields` are those of blocks, such as s={"depth": "joint"}."""
-    told = json.dumps(stages)
-    blocks = {name: {**BLOCKS[name], **fields.get(name, {})} for name in BLOCKS if f'"{name}"' in told}
+    text = json.dumps(stages)
+    blocks = {name: {**BLOCKS[name], **fields.get(name, {})} for name in BLOCKS if f'"{name}"' in text}
     found = {"schema": 1, "name": "t", "blocks": blocks, "stages": stages}
     found["model"] = {"width": 16, "vocab": 300, "context": 16, **(model or {})}
     return found | ({"train": {"data": TEXT, "tokens": "1M", **train}} if train else {})

@@ -111,9 +111,9 @@ def test_the_peak_is_the_predicted_one_also_where_it_is_in_the_update(dtype):
 
     wide = spec({"recur": 1, "step": ["ffn"]}, {"ffn": {**FFN, "hidden": 512}}, width=512, optimizer="muon")
     size = FULL if dtype == torch.float32 else BF16
-    told = Memory(compile_graph(wide), Batch(16, 16, size), wide.train)
-    assert told.moment == "update of the weights"
-    assert told.total == pytest.approx(measured(wide, 1, dtype), rel=1e-3)
+    predicted = Memory(compile_graph(wide), Batch(16, 16, size), wide.train)
+    assert predicted.moment == "update of the weights"
+    assert predicted.total == pytest.approx(measured(wide, 1, dtype), rel=1e-3)
 
 
 def test_sharded_training_is_refused_with_the_reason():

@@ -33,9 +33,9 @@ def small(tmp_path: Path) -> str:
 def test_a_small_search_trains_and_leaves_a_winner_one_can_load_and_train_longer(small, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["search", small, "--out", str(out)]) == 0
-    told = capsys.readouterr().out
-    assert "2 trials: " in told
-    assert f"train it again, longer: composer train {out}/best/spec.yaml --set train.tokens=8192" in told
+    output = capsys.readouterr().out
+    assert "2 trials: " in output
+    assert f"train it again, longer: composer train {out}/best/spec.yaml --set train.tokens=8192" in output
     rows = board(out)
     winner = next(row for row in rows if row["status"] == "finished")
     model = load_run(out / winner["folder"])
@@ -64,9 +64,9 @@ def test_a_candidate_that_diverges_is_a_crash_with_its_reason(small, tmp_path, c
     overrides = ["train.lr=1e30", "train.clip=0", "search.rungs=[]"]
     options = [part for override in overrides for part in ("--set", override)]
     assert main(["search", small, *options, "--out", str(tmp_path / "run"), "--trials", "3"]) == 1
-    told = capsys.readouterr().err
-    assert "3 candidates in a row could not be trained" in told
-    assert "learning rate" in told
+    output = capsys.readouterr().err
+    assert "3 candidates in a row could not be trained" in output
+    assert "learning rate" in output
     rows = board(tmp_path / "run")
     assert [row["status"] for row in rows] == ["crashed"] * 3
 
@@ -74,10 +74,10 @@ def test_a_candidate_that_diverges_is_a_crash_with_its_reason(small, tmp_path, c
 def test_a_dry_run_costs_and_trains_nothing(small, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["search", small, "--dry-run", "--trials", "40"]) == 0
-    told = capsys.readouterr().out
-    assert "40 random points of 3 parameters, none trained" in told
-    assert "over caps.params: " in told
-    assert "flops_per_token" in told
+    output = capsys.readouterr().out
+    assert "40 random points of 3 parameters, none trained" in output
+    assert "over caps.params: " in output
+    assert "flops_per_token" in output
     assert not (tmp_path / "runs").exists()
 
 
@@ -96,7 +96,7 @@ def test_the_default_folder_is_below_runs_and_an_interrupt_can_be_gone_on_from(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["--trials", "0"], 2, "--trials"),
         (["--set", "search.sampler=bohb"], 1, "expected evolution, gp, nsga2, random or tpe, got 'bohb'"),
@@ -104,10 +104,10 @@ def test_the_default_folder_is_below_runs_and_an_interrupt_can_be_gone_on_from(
         (["--set", "caps.params=1"], 1, "over caps.params"),
     ],
 )
-def test_what_cannot_be_searched_is_told(small, tmp_path, capsys, monkeypatch, arguments, code, told):
+def test_what_cannot_be_searched_is_told(small, tmp_path, capsys, monkeypatch, arguments, code, message):
     monkeypatch.setattr("search.run.study.PATIENCE", 20)
     assert main(["search", small, "--out", str(tmp_path / "run"), *arguments]) == code
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def ended(folder: Path, *overrides: str, watch=None, fault=None, baseline="") -> tuple[State, str]:
@@ -145,19 +145,19 @@ def test_the_live_table_shows_the_run_in_progress_the_best_and_the_counts(tmp_pa
 
 
 def test_the_winner_is_held_against_the_best_baseline_with_the_doubt_that_one_seed_leaves(tmp_path):
-    state, told = ended(tmp_path, baseline="rival.yaml")
+    state, output = ended(tmp_path, baseline="rival.yaml")
     rival, winner = state.front("baseline")[0], state.winner()
     assert winner is not None
     word = "better" if winner.values > rival.values else "worse"
     size = f"{abs(winner.values[0] - rival.values[0]):.4g}"
-    assert f"the winner against it: accuracy {size} {word} (one seed each, so no p-value)" in told
-    assert "one seed each" in told
+    assert f"the winner against it: accuracy {size} {word} (one seed each, so no p-value)" in output
+    assert "one seed each" in output
 
 
 def test_a_search_without_a_winner_says_so(tmp_path):
-    state, told = ended(tmp_path, "search.trials=2", fault=_crash)
+    state, output = ended(tmp_path, "search.trials=2", fault=_crash)
     assert state.winner() is None
-    assert "no trial was trained in full" in told
+    assert "no trial was trained in full" in output
 
 
 def _crash(spec, tokens):
@@ -166,9 +166,9 @@ def _crash(spec, tokens):
     raise Crash("no")
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0, "0s"), (89, "89s"), (90, "2min"), (7200, "2.0h")])
-def test_times_read_as_one_says_them(seconds, told):
-    assert duration(seconds) == told
+@pytest.mark.parametrize(("seconds", "message"), [(0, "0s"), (89, "89s"), (90, "2min"), (7200, "2.0h")])
+def test_times_read_as_one_says_them(seconds, message):
+    assert duration(seconds) == message
 
 
 def test_the_shipped_space_has_points_on_both_sides_of_its_caps_and_a_baseline_within(capsys):

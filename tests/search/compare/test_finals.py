@@ -74,16 +74,16 @@ def test_until_all_finalists_are_trained_again_the_winner_is_that_of_the_search(
             found.metrics["accuracy"] *= -1 if spec.train.seed else 1
             return found
 
-    told = []
+    winners = []
 
     def watch(event, state):
         if event == "ended" and state.running.kind == "final":
-            told.append(state.winner())
+            winners.append(state.winner())
 
     more = ("search.seeds=1", "search.lr_sweep=[]", "search.finalists=3")
     ended = run_search(toy(tmp_path, *AGAIN, *more), tmp_path / "run", Reversed(), watch)
     best = ranked(ended.state.goals, ended.state.ledger)[:3]
-    assert [each.key for each in told] == [best[0].key, best[0].key, best[2].key]
+    assert [each.key for each in winners] == [best[0].key, best[0].key, best[2].key]
 
 
 def test_finals_of_a_record_that_was_deleted_are_no_finals_of_another(tmp_path):
@@ -216,11 +216,11 @@ def test_a_killed_search_goes_on_with_its_finals(tmp_path):
             break
         except Killed:
             pass
-    told = [
+    choices = [
         [(at.base.name, at.sweep, at.lr, at.results) for at in each.state.finals().standings()]
         for each in (whole, ended)
     ]
-    assert told[0] == told[1]
+    assert choices[0] == choices[1]
     assert len(train.calls) == len(set(train.calls))
 
 

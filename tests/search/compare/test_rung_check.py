@@ -117,9 +117,9 @@ def test_records_keep_it_and_those_from_before_have_none():
     record = finished([(1.0, 2.0)])[0]
     record.seen[0].tau_bound = 0.25
     assert record_of(record_text(record)) == record
-    told = json.loads(record_text(record))
-    del told["seen"][0]["tau_bound"]
-    assert record_of(json.dumps(told)).seen[0].tau_bound is None
+    stored = json.loads(record_text(record))
+    del stored["seen"][0]["tau_bound"]
+    assert record_of(json.dumps(stored)).seen[0].tau_bound is None
 
 
 def watched(folder, train, *more):
@@ -147,11 +147,11 @@ def test_a_misleading_rung_is_moved_and_the_search_says_so(tmp_path, goals):
     moved = events[-1]["moved_rungs"]
     assert [(each["rung"], each["since"]) for each in moved] == [(2048, str(first))]
     assert -1 < moved[0]["tau_bound"] < LEAST
-    told = f"the rung at 2.05k stops no trial from trial {first} on (the rung at 4.1k decides)"
-    assert sum(event["event"] == "note" and told in event["note"] for event in events) == 1
-    assert any(told in line for line in summary(tmp_path / "run", ended.state, "done"))
+    message = f"the rung at 2.05k stops no trial from trial {first} on (the rung at 4.1k decides)"
+    assert sum(event["event"] == "note" and message in event["note"] for event in events) == 1
+    assert any(message in line for line in summary(tmp_path / "run", ended.state, "done"))
     html = page(read(tmp_path / "run"), datetime(2026, 1, 1))
-    assert told[1:] in html
+    assert message[1:] in html
 
 
 def test_a_rung_that_ranks_well_is_not_moved(tmp_path):
@@ -182,9 +182,9 @@ def test_a_killed_search_moves_the_same_rung_at_the_same_trial(tmp_path):
             break
         except Killed:
             pass
-    told = [
+    bounds = [
         [(each.name, each.status, [seen.tau_bound for seen in each.seen]) for each in ended.state.ledger]
         for ended in (whole, killed)
     ]
-    assert told[0] == told[1]
-    assert any(bound is not None for *_, bounds in told[0] for bound in bounds)
+    assert bounds[0] == bounds[1]
+    assert any(bound is not None for *_, bounds in bounds[0] for bound in bounds)

@@ -240,9 +240,9 @@ def test_a_search_with_rungs_in_flops_trains_to_exactly_these(tmp_path, marks, e
 def test_a_dry_run_tells_how_many_points_are_trained_beyond_each_rung_in_flops(tmp_path):
     found = preview(toy(tmp_path, "search.rungs={flops: [186M, 1G, 900G]}"), 60)
     feasible = [point.costs["train_flops"] for point in found.points if point.verdict == "feasible"]
-    told = [line for line in found.lines() if line.startswith("trained beyond")]
-    counts = [int(line.split(": ")[1].split()[0]) for line in told]
-    assert [line.split(":")[0] for line in told] == [
+    lines = [line for line in found.lines() if line.startswith("trained beyond")]
+    counts = [int(line.split(": ")[1].split()[0]) for line in lines]
+    assert [line.split(":")[0] for line in lines] == [
         f"trained beyond {mark} FLOPs" for mark in ("186M", "1G", "900G")
     ]
     # one step in eight may be what is left to the mark

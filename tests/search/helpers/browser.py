@@ -86,10 +86,10 @@ class Page:
     def press(self, key: str) -> None:
         """Press a key, such as Escape or Enter."""
         code = {"Escape": 27, "Enter": 13, "Tab": 9}[key]
-        told = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         text = {"text": "\r"} if key == "Enter" else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **told, **text)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **told)
+        self.call("Input.dispatchKeyEvent", type="keyDown", **event, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def faults(self) -> list[str]:
         """What was logged as an error or warning, thrown or refused since the page was opened."""

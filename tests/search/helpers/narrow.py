@@ -123,8 +123,8 @@ def explore(space: Space, chosen: BaseSampler, trials: int, most: int = 2000) ->
             if outcome == "feasible":
                 known[found.identity] = values
                 run.curve.append(max(each[0] for each in known.values()))
-            told = {"run": f"trials/{trained}", "status": "finished", "tokens": 8192}
-            for name, value in told.items():
+            facts = {"run": f"trials/{trained}", "status": "finished", "tokens": 8192}
+            for name, value in facts.items():
                 trial.set_user_attr(name, value)
         else:
             values = goals.worst(known.values(), found.costs)
@@ -166,7 +166,7 @@ def _run(folder: Path, name: str, goals: int, own: bool, seed: int) -> Run:
 
 
 def _row(name: str, goals: int, own: bool, runs: list[Run]) -> str:
-    told = [mean(run.refused(after) for run in runs) for after in (0, LATE)]
+    means = [mean(run.refused(after) for run in runs) for after in (0, LATE)]
     drafts = [run.drawn() for run in runs]
     late = [run.drawn(LATE) for run in runs]
     if own:
@@ -181,8 +181,8 @@ def _row(name: str, goals: int, own: bool, runs: list[Run]) -> str:
     cells = [
         name if own else f"{name}, Optuna's own",
         str(goals),
-        f"{told[0]:.2f}",
-        f"{told[1]:.2f}",
+        f"{means[0]:.2f}",
+        f"{means[1]:.2f}",
         *shares,
         f"{costed:.1f}",
         f"{best[0]:.2f}",

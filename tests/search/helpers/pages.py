@@ -25,10 +25,12 @@ class Checked(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        told = dict(attrs)
-        self.ids += [told["id"]] if "id" in told else []
-        self.links += [told["href"]] if tag == "a" else []
-        self.addresses += [told[key] for key in ("src", "href", "data", "action") if told.get(key)]
+        attributes = dict(attrs)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes["href"]] if tag == "a" else []
+        self.addresses += [
+            attributes[key] for key in ("src", "href", "data", "action") if attributes.get(key)
+        ]
         if tag not in VOID:
             self.open.append(tag)
 

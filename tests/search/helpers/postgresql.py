@@ -76,11 +76,11 @@ class Server:
         assert programs is not None
         as_user = {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
         command = [str(programs / program), *map(str, arguments)]
-        with (self.home.parent / f"{self.home.name}.out").open("w+") as told:
-            done = subprocess.run(command, stdout=told, stderr=told, cwd=self.home, timeout=60, **as_user)
-            told.seek(0)
-            assert done.returncode == 0, told.read()
-        os.unlink(told.name)
+        with (self.home.parent / f"{self.home.name}.out").open("w+") as output:
+            done = subprocess.run(command, stdout=output, stderr=output, cwd=self.home, timeout=60, **as_user)
+            output.seek(0)
+            assert done.returncode == 0, output.read()
+        os.unlink(output.name)
 
 
 def execute(url: str, statement: str) -> None:

@@ -90,8 +90,8 @@ def check(root: Path, trials: int, found: optuna.Study, records: list[dict], kil
     # every question is answered, every record told once as itself, and repeats with its last values
     questions = found.get_trials()
     assert {trial.state.name for trial in questions} == {"COMPLETE"}
-    told = [trial.user_attrs["run"] for trial in questions if trial.user_attrs["outcome"] == "feasible"]
-    assert sorted(told) == sorted(record["folder"] for record in done)
+    runs = [trial.user_attrs["run"] for trial in questions if trial.user_attrs["outcome"] == "feasible"]
+    assert sorted(runs) == sorted(record["folder"] for record in done)
     last = {record["folder"]: record["seen"][-1]["values"] for record in records}
     assert all(t.values == last[t.user_attrs["run"]] for t in questions if "run" in t.user_attrs)
     work = Counter((root / "run" / "work.log").read_text().splitlines())

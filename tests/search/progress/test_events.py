@@ -87,8 +87,8 @@ def test_events_tell_the_course_of_a_search(tmp_path):
     assert last["best_baseline"]["name"] == "rival"
     assert last["reason"] == "all 6 trials are done"
     assert last["winner"]["values"].keys() == {"accuracy", "flops_per_token"}
-    told = [outcome for event in found if event["event"] == "proposed" for outcome in event["outcomes"]]
-    assert {outcome: told.count(outcome) for outcome in told} == last["proposals"]
+    outcomes = [outcome for event in found if event["event"] == "proposed" for outcome in event["outcomes"]]
+    assert {outcome: outcomes.count(outcome) for outcome in outcomes} == last["proposals"]
     rungs = [event for event in found if event["event"] == "rung" and event["name"] == "rival"]
     assert [(event["milestone"], event["tokens"]) for event in rungs] == [(1, 2048), (2, 4096), (3, 8192)]
 

@@ -95,9 +95,9 @@ def test_kept_up_to_date_it_is_what_a_look_at_all_records_finds(changes, data):
             each.seconds += 1.0
             each.spans.append((70.0, 71.0))
         every, searched, most = spending.every(now), spending.searched(now), spending.most()
-        told = [(each.tokens, each.flops, each.seconds, each.clock) for each in (every, searched)]
-        told.append((most.tokens, most.flops, most.seconds))
-        assert sum(told, ()) == scanned([*known.values()], now)
+        spent = [(each.tokens, each.flops, each.seconds, each.clock) for each in (every, searched)]
+        spent.append((most.tokens, most.flops, most.seconds))
+        assert sum(spent, ()) == scanned([*known.values()], now)
         for role in ("trial", "baseline", "final"):
             for status in ("running", "finished", "stopped", "crashed"):
                 same = [each for each in known.values() if (each.role, each.status) == (role, status)]

@@ -91,9 +91,9 @@ def test_the_end_is_foretold_by_the_clock_sooner_with_more_workers(state):
 
 
 def test_counts_tell_what_was_costed_for_the_trials(state):
-    told = counts(state)
-    assert told.startswith("5 trials: ")
-    assert f"{state.drawn.costed} candidates costed, {100 * state.drawn.share:.0f} % refused" in told
+    text = counts(state)
+    assert text.startswith("5 trials: ")
+    assert f"{state.drawn.costed} candidates costed, {100 * state.drawn.share:.0f} % refused" in text
 
 
 def test_a_final_in_progress_is_called_by_what_it_trains_again(with_finals):
@@ -104,14 +104,14 @@ def test_a_final_in_progress_is_called_by_what_it_trains_again(with_finals):
     )
     change(with_finals, record, status="running")
     with_finals.running, with_finals.target = record, 8192
-    told = shown(with_finals)
-    assert told.startswith("baseline rival again, lr x2, seed +3: 8.19k of 8.19k tokens, train loss 0.500\n")
-    assert "6 of 6 trials, 14 of 15 finals" in told
+    text = shown(with_finals)
+    assert text.startswith("baseline rival again, lr x2, seed +3: 8.19k of 8.19k tokens, train loss 0.500\n")
+    assert "6 of 6 trials, 14 of 15 finals" in text
 
 
 def test_finals_stand_below_the_trials_with_mean_and_spread(with_finals):
-    told = shown(with_finals, lambda state: results(state, 20))
-    rows = [line.split() for line in told.splitlines() if "±" in line]
+    text = shown(with_finals, lambda state: results(state, 20))
+    rows = [line.split() for line in text.splitlines() if "±" in line]
     winner, standings = with_finals.winner(), with_finals.finals().standings()
     assert len(rows) == 3
     for row, at in zip(rows, standings, strict=True):
@@ -122,13 +122,13 @@ def test_finals_stand_below_the_trials_with_mean_and_spread(with_finals):
 
 
 def test_the_summary_compares_means_and_tells_the_p_value_and_the_rule(with_finals, tmp_path):
-    told = "\n".join(summary(tmp_path / "run", with_finals, "done"))
-    assert "over 3 fresh seeds at lr x2" in told
-    assert "permutation test: p = " in told
-    assert "chosen by: " in told
-    assert "one standard error" in told
-    assert "one seed each" not in told
-    assert f"finals: {tmp_path / 'run' / 'finals.csv'}" in told
+    message = "\n".join(summary(tmp_path / "run", with_finals, "done"))
+    assert "over 3 fresh seeds at lr x2" in message
+    assert "permutation test: p = " in message
+    assert "chosen by: " in message
+    assert "one standard error" in message
+    assert "one seed each" not in message
+    assert f"finals: {tmp_path / 'run' / 'finals.csv'}" in message
 
 
 def test_a_parameter_inside_an_alternative_is_called_by_that():

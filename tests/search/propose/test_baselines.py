@@ -56,7 +56,7 @@ def test_each_cost_that_is_matched_comes_within_its_tolerance_below_the_cap(tmp_
     assert bool(costs.recomputed) == ("5MiB" in caps.values())
     assert not excesses(baseline.spec, costs)
     assert baseline.origin["moves"]
-    assert [told.split()[0] for told in baseline.origin["matched"]] == match
+    assert [line.split()[0] for line in baseline.origin["matched"]] == match
 
 
 def test_a_matched_baseline_keeps_its_architecture_and_is_trained_as_the_space_is(tmp_path):
@@ -103,7 +103,7 @@ def test_a_search_trains_the_matched_spec_and_a_resumed_one_finds_it_again(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("overrides", "match", "told"),
+    ("overrides", "match", "message"),
     [
         (
             [],
@@ -115,11 +115,11 @@ def test_a_search_trains_the_matched_spec_and_a_resumed_one_finds_it_again(tmp_p
         ([], "step_time", "got 'step_time'"),
     ],
 )
-def test_what_cannot_be_matched_is_refused_where_the_space_names_it(tmp_path, overrides, match, told):
+def test_what_cannot_be_matched_is_refused_where_the_space_names_it(tmp_path, overrides, match, message):
     with pytest.raises(SpecError) as caught:
         matched(tmp_path, match, overrides=overrides)
     assert re.search(r"space\.yaml:25:\d+  search\.baselines\.0", str(caught.value))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_sizes_that_meet_no_cap_are_told_with_how_far_off_they_stay(tmp_path):
@@ -128,10 +128,10 @@ def test_sizes_that_meet_no_cap_are_told_with_how_far_off_they_stay(tmp_path):
     )
     with pytest.raises(SpecError) as caught:
         check_search(space)
-    told = str(caught.value)
-    assert re.search(r"space\.yaml:25:\d+  search\.baselines\.0: expected sizes that bring params", told)
+    message = str(caught.value)
+    assert re.search(r"space\.yaml:25:\d+  search\.baselines\.0: expected sizes that bring params", message)
     assert re.search(
-        r"flops_per_token within 2 % below 9k, got at best params \S+ of 1M, flops\S+ \S+ of 9k", told
+        r"flops_per_token within 2 % below 9k, got at best params \S+ of 1M, flops\S+ \S+ of 9k", message
     )
 
 

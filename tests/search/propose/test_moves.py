@@ -46,10 +46,14 @@ def test_one_mutation_changes_one_answer_and_what_is_asked_because_of_it(family)
     parameters = {parameter.name: parameter for parameter in space.parameters}
     child, _ = space.tree(inherit(rng, mutated(parent, parameters, rng)))
     changed = [name for name in child if name in parent and child[name] != parent[name]]
-    told = words(child, [Parent("3", parent)])
+    descriptions = words(child, [Parent("3", parent)])
     assert len(changed) == 1
-    assert sum(" -> " in text for text in told) == 1
-    assert sum(text.endswith("(new)") for text in told) == len(child.keys() - parent.keys()) == len(told) - 1
+    assert sum(" -> " in text for text in descriptions) == 1
+    assert (
+        sum(text.endswith("(new)") for text in descriptions)
+        == len(child.keys() - parent.keys())
+        == len(descriptions) - 1
+    )
 
 
 @samples(25, deadline=None)
@@ -67,10 +71,12 @@ def test_a_crossover_takes_whole_branches_from_either_parent_and_names_them(fami
         own, parents = part(child, branch), [part(parent, branch) for parent in (first, second)]
         inherited = {name: own[name] for name in own if any(name in parent for parent in parents)}
         assert any(inherited.items() <= parent.items() for parent in parents)
-    told = words(child, [Parent("3", first), Parent("7", second)])
+    descriptions = words(child, [Parent("3", first), Parent("7", second)])
     if child != first:
-        assert told
-        assert told[0].startswith("crossover of trials 3 and 7: ") or all("new" in text for text in told)
+        assert descriptions
+        assert descriptions[0].startswith("crossover of trials 3 and 7: ") or all(
+            "new" in text for text in descriptions
+        )
 
 
 def part(params: dict[str, Any], branch: str) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def test_steps_on_a_range_are_mostly_short_and_reach_both_ends_in_time():
 
 
 @pytest.mark.parametrize(
-    ("child", "told"),
+    ("child", "message"),
     [
         ({"blocks.depth.kv_heads": 4}, ["depth: kv_heads 2 -> 4"]),
         ({"stages.0.step": "dreamer"}, ["step: plain -> dreamer"]),
@@ -126,7 +132,7 @@ def test_steps_on_a_range_are_mostly_short_and_reach_both_ends_in_time():
         ),
     ],
 )
-def test_moves_are_told_in_words(child, told):
+def test_moves_are_told_in_words(child, message):
     parent = {
         "blocks.depth.kv_heads": 2,
         "stages.0.step": "plain",
@@ -135,7 +141,7 @@ def test_moves_are_told_in_words(child, told):
         "let.w": 8,
         "model.tie_embeddings": True,
     }
-    assert words({**parent, **child}, [Parent("3", parent)]) == told
+    assert words({**parent, **child}, [Parent("3", parent)]) == message
 
 
 def test_a_crossover_is_told_with_its_branches_and_what_was_changed_besides():

@@ -60,11 +60,11 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("command", ["check", "search --dry-run", "search"])
-@pytest.mark.parametrize(("options", "told"), REFUSED, ids=[" ".join(options) for options, _ in REFUSED])
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=[" ".join(options) for options, _ in REFUSED])
 def test_what_a_search_would_refuse_is_refused_at_once(
     command: str,
     options: list[str],
-    told: str,
+    message: str,
     space: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -73,12 +73,12 @@ def test_what_a_search_would_refuse_is_refused_at_once(
     before = sorted(tmp_path.rglob("*"))
     assert main([name, space, *flags, *(part for each in options for part in ("--set", each))]) == 1
     out, err = capsys.readouterr()
-    assert (out, told in err) == ("", True), err
+    assert (out, message in err) == ("", True), err
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--storage", "mysql://here"], "--storage: expected postgresql://"),
         (["--out", "full"], "not a search folder"),
@@ -88,14 +88,14 @@ def test_what_a_search_would_refuse_is_refused_at_once(
     ],
 )
 def test_a_dry_run_refuses_the_place_that_a_search_would(
-    options: list[str], told: str, space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder, file in (("full", "thesis.tex"), ("old", "space.txt")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text("nothing\n")
     options = [*options, "--set", "model.vocab=256"] if "train.data" in options[-1] else options
     assert main(["search", space, "--dry-run", *options]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_dry_run_counts_why_points_are_invalid(space: str, capsys: pytest.CaptureFixture[str]) -> None:

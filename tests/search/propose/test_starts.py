@@ -124,7 +124,7 @@ def starts_spec(files):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("none.yaml", "got none.yaml, which does not exist"),
         ("empty", "got empty, which has no spec.yaml and no records"),
@@ -135,16 +135,16 @@ def starts_spec(files):
         ("mine.yaml", "expected a point of the space, got mine.yaml over the caps: params"),
     ],
 )
-def test_what_is_no_point_of_the_space_is_refused(files, monkeypatch, name, told):
+def test_what_is_no_point_of_the_space_is_refused(files, monkeypatch, name, message):
     monkeypatch.chdir(files)
     (files / "empty").mkdir()
     Ledger(files / "study" / "records").claim("hop-0", 0, {"arm": "hop"}, {})
     (files / "broken.yaml").write_text("schema: [")
     (files / "wide.yaml").write_text(POINT.replace("width: 32", "width: 48"))
     (files / "rival.yaml").write_text(BASELINE)
-    caps = ["caps.params=4k"] if "caps" in told else []
+    caps = ["caps.params=4k"] if "caps" in message else []
     space = toy(files, f"search.start=[{name}]", *caps)
     with pytest.raises(SpecError) as error:
         check_search(space)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "search.start.0" in str(error.value) or name == "broken.yaml"

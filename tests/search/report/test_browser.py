@@ -38,7 +38,7 @@ def test_it_loads_without_an_error_and_without_any_request(page):
     assert page.requests() == [page.address]
     # and could make none
     page.run("fetch('http://127.0.0.1:9/').catch(() => null)")
-    assert any("Content Security Policy" in told for told in page.faults())
+    assert any("Content Security Policy" in fault for fault in page.faults())
 
 
 @pytest.mark.parametrize(

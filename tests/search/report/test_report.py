@@ -186,7 +186,7 @@ def test_an_empty_search_is_reported_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda run: shutil.rmtree(run), "expected the folder of a search"),
         (lambda run: (run / "space.txt").unlink(), "expected the folder of a search"),
@@ -197,11 +197,11 @@ def test_an_empty_search_is_reported_too(tmp_path):
         (lambda run: (run / "records" / "trial-0.json").write_text("{"), "expected the record of a trial"),
     ],
 )
-def test_what_cannot_be_read_is_told(folder, tmp_path, capsys, change, told):
+def test_what_cannot_be_read_is_told(folder, tmp_path, capsys, change, message):
     shutil.copytree(folder, tmp_path / "run")
     change(tmp_path / "run")
     assert main(["report", str(tmp_path / "run")]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_to_and_a_wrong_ending_are_told(folder, tmp_path, capsys):
@@ -267,10 +267,10 @@ def test_the_way_to_the_winner_is_its_ancestors_or_else_who_led(source):
     child.origin = {"parents": ["2"], "moves": ["seq: kv_heads 1 -> 2"]}
     parent.origin = {"parents": [], "moves": []}
     try:
-        told = [(step.record.name, step.words) for step in lineage.steps(state, child)]
+        steps = [(step.record.name, step.words) for step in lineage.steps(state, child)]
     finally:
         child.origin = parent.origin = {}
-    assert told == [("2", "as proposed"), ("9", "from 2: seq: kv_heads 1 -> 2")]
+    assert steps == [("2", "as proposed"), ("9", "from 2: seq: kv_heads 1 -> 2")]
 
 
 def test_rungs_that_few_reached_or_that_rank_otherwise_are_warned_about(source, monkeypatch):

@@ -23,10 +23,10 @@ RANDOM = ("search.sampler=random", "search.trials=10", TWO)
 def test_without_baselines_none_are_mentioned(tmp_path, finals):
     ended = run_search(toy(tmp_path, *RANDOM, *finals), tmp_path / "run", Luck())
     text = page(read(tmp_path / "run"), datetime(2026, 1, 1))
-    told = Checked(text[: text.index('<script type="application/json"')].split("</style>")[1]).words
-    told += summary(tmp_path / "run", ended.state, "done")
+    text_words = Checked(text[: text.index('<script type="application/json"')].split("</style>")[1]).words
+    text_words += summary(tmp_path / "run", ended.state, "done")
     # the folder is named after this test
-    assert "baseline" not in " ".join(told).lower().replace(str(tmp_path).lower(), "")
+    assert "baseline" not in " ".join(text_words).lower().replace(str(tmp_path).lower(), "")
 
 
 def test_of_a_large_search_the_page_shows_the_front_and_the_best_and_says_so(tmp_path, monkeypatch):

@@ -95,29 +95,29 @@ def test_what_crashed_counts_up_to_the_last_row_of_its_metrics(tmp_path, rows, r
 
 
 def test_a_run_that_has_just_begun_has_taken_no_time(tmp_path):
-    told = []
+    spent = []
 
     def watch(event, state):
         if event == "started":
-            told.extend(account.spent for account in state.accounts())
+            spent.extend(account.spent for account in state.accounts())
 
     run_search(
         toy(tmp_path, "search.trials=2", "search.time_limit=2h"), tmp_path / "run", FakeTraining(), watch
     )
-    assert len(told) == 2
-    assert max(told) < 3600
+    assert len(spent) == 2
+    assert max(spent) < 3600
 
 
 def test_finals_in_training_are_kept_aside_until_they_end(tmp_path):
-    told = []
+    reserved = []
 
     def watch(event, state):
         if event == "started" and state.running.kind == "final":
-            told.extend(account.aside for account in state.accounts())
+            reserved.extend(account.aside for account in state.accounts())
 
     asked = ("search.trials=3", "search.rungs=[]", "search.tokens=1M", "search.seeds=2", "search.finalists=1")
     run_search(toy(tmp_path, *asked), tmp_path / "run", FakeTraining(), watch)
-    assert told == [2 * FULL, FULL]
+    assert reserved == [2 * FULL, FULL]
 
 
 def test_a_record_without_spans_counts_from_its_start():

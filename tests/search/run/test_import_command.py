@@ -86,8 +86,8 @@ def test_a_changed_space_is_told_beside_its_older_search_and_takes_over_on_reque
     (new,) = (path for path in (tmp_path / "runs").glob("toy-*/space.txt") if "24" in path.read_text())
     shutil.rmtree(new.parent)
     assert search(*changed) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(
+    output = capsys.readouterr().out
+    assert output.startswith(
         f"this is a new search: the last one of toy, in runs/{old.name}, is of another space "
         "(- there, + now):\n  - model.width.choice: [16, 32, 64]\n"
         "  + model.width.choice: [16, 24, 32, 64]\n"
@@ -96,9 +96,9 @@ def test_a_changed_space_is_told_beside_its_older_search_and_takes_over_on_reque
     )
     before = len(faked.calls)
     assert search(*changed, "--import", f"runs/{old.name}") == 0
-    told = capsys.readouterr().out
-    assert "of 6 runs of runs/" in told.splitlines()[0]
-    assert "new search" not in told
+    output = capsys.readouterr().out
+    assert "of 6 runs of runs/" in output.splitlines()[0]
+    assert "new search" not in output
     assert len(faked.calls) == before
     assert len(board(new.parent)) == 7
 
@@ -130,22 +130,22 @@ def test_a_long_difference_is_cut(tmp_path, faked, capsys):
     ]
     many += ["search.rungs=[2Ki]", "train.eval.tokens=2Ki", "search.sampler=random"]
     assert search("--trials", "1", *(part for each in many for part in ("--set", each))) == 0
-    told = capsys.readouterr().out.split("`--import")[0].splitlines()
-    assert len(told) == 1 + 12 + 1
-    assert told[-1].startswith("  and ")
-    assert told[-1].endswith(" more")
+    output = capsys.readouterr().out.split("`--import")[0].splitlines()
+    assert len(output) == 1 + 12 + 1
+    assert output[-1].startswith("  and ")
+    assert output[-1].endswith(" more")
 
 
 def test_a_folder_of_another_space_is_refused_with_the_way_out(tmp_path, faked, capsys):
     assert search("--out", "a", "--quiet") == 0
     assert search("--out", "a", "--set", MORE) == 1
-    told = capsys.readouterr().err
-    assert "of another space (- there, + now)" in told
-    assert "`--import a`" in told
+    output = capsys.readouterr().err
+    assert "of another space (- there, + now)" in output
+    assert "`--import a`" in output
 
 
 @pytest.mark.parametrize(
-    ("old", "told"),
+    ("old", "message"),
     [
         ("nowhere", "expected the folder of a search, but there is no space.txt with records/ in nowhere"),
         ("plain", "expected the folder of a search, but there is no space.txt with records/ in plain"),
@@ -153,7 +153,7 @@ def test_a_folder_of_another_space_is_refused_with_the_way_out(tmp_path, faked, 
         ("b", "expected the folder of another search, got b, which is this one's"),
     ],
 )
-def test_what_cannot_be_imported_is_told_before_anything_is_written(tmp_path, faked, capsys, old, told):
+def test_what_cannot_be_imported_is_told_before_anything_is_written(tmp_path, faked, capsys, old, message):
     assert search("--out", "a", "--quiet") == 0
     shutil.copytree("a", "damaged")
     (tmp_path / "damaged" / "records" / "trial-2.json").write_text("{")
@@ -163,7 +163,7 @@ def test_what_cannot_be_imported_is_told_before_anything_is_written(tmp_path, fa
     before = contents(tmp_path)
     # a good one before it changes nothing either
     assert search("--out", "b", "--set", MORE, "--import", "a", "--import", old) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 
@@ -227,9 +227,9 @@ def test_a_database_that_vanishes_leaves_whole_runs_and_the_same_command_goes_on
 def test_how_far_an_import_is_can_be_seen(terminal):
     now, out = itertools.count(step=3), io.StringIO()
     screen = Console(file=out, force_terminal=terminal, width=200)
-    with import_progress.shown(screen, lambda: float(next(now))) as told:
+    with import_progress.shown(screen, lambda: float(next(now))) as progress:
         for done in range(6):
-            told(Path("runs/[old]"), done, 6)
+            progress(Path("runs/[old]"), done, 6)
     found = out.getvalue()
     if terminal:
         assert "\x1b" in found

@@ -133,7 +133,7 @@ def test_every_sampler_takes_what_came_in_for_its_own(tmp_path, sampler):
 
 
 @pytest.mark.parametrize(
-    ("there", "here", "told"),
+    ("there", "here", "message"),
     [
         # a value that was fixed is asked for, by its place
         (["model.width=32"], [], None),
@@ -156,26 +156,26 @@ def test_every_sampler_takes_what_came_in_for_its_own(tmp_path, sampler):
         ([], ["train.seed=1"], "imported 0 of 6 runs; trained with another seed: 6 (train.seed is 0 there)"),
     ],
 )  # fmt: skip
-def test_runs_are_found_again_in_a_space_that_asks_otherwise(tmp_path, there, here, told):
+def test_runs_are_found_again_in_a_space_that_asks_otherwise(tmp_path, there, here, message):
     old = records(old_search(tmp_path, *there))
-    assert imported(tmp_path, *here) == (told or "imported 6 of 6 runs")
+    assert imported(tmp_path, *here) == (message or "imported 6 of 6 runs")
     new = records(tmp_path / "new")
     space = toy(tmp_path, *here)
     for identity, record in new.items():
         point = space.point(lambda parameter: record["params"][parameter.name])  # noqa: B023
         assert (point.params, run_hash(point.spec)) == (record["params"], identity)
-    assert set(new) == (set() if told else set(old))
+    assert set(new) == (set() if message else set(old))
 
 
 def test_a_choice_that_is_fixed_now_takes_over_the_trials_that_made_it(tmp_path):
     old = records(old_search(tmp_path))
     wide = {identity for identity, record in old.items() if record["params"]["model.width"] == 32}
     assert 0 < len(wide) < 6
-    told = imported(tmp_path, "model.width=32")
-    assert told.startswith(
+    message = imported(tmp_path, "model.width=32")
+    assert message.startswith(
         f"imported {len(wide)} of 6 runs; not a point of this space: {6 - len(wide)} (trial"
     )
-    assert told.endswith("model.width is 16 there, 32 here)")
+    assert message.endswith("model.width is 16 there, 32 here)")
     new = records(tmp_path / "new")
     assert set(new) == wide
     assert all("model.width" not in record["params"] for record in new.values())
@@ -184,19 +184,19 @@ def test_a_choice_that_is_fixed_now_takes_over_the_trials_that_made_it(tmp_path)
 
 def test_an_answer_that_is_none_any_more_is_named(tmp_path):
     old_search(tmp_path, "model.width=32")
-    told = imported(tmp_path, "model.width={choice: [16, 48]}")
-    assert told == "imported 0 of 6 runs; not a point of this space: 6 (trial 0: model.width is 32 there)"
+    message = imported(tmp_path, "model.width={choice: [16, 48]}")
+    assert message == "imported 0 of 6 runs; not a point of this space: 6 (trial 0: model.width is 32 there)"
 
 
 def test_tighter_caps_let_in_what_keeps_them_under_these_caps(tmp_path):
     old = records(old_search(tmp_path))
     light = {identity for identity, record in old.items() if record["costs"]["params"] <= 20_000}
     assert 0 < len(light) < 6
-    told = imported(tmp_path, "caps.params=20k")
-    assert told.startswith(
+    message = imported(tmp_path, "caps.params=20k")
+    assert message.startswith(
         f"imported {len(light)} of 6 runs; over the caps of this space: {6 - len(light)} (trial"
     )
-    assert ": params by " in told
+    assert ": params by " in message
     new = records(tmp_path / "new")
     assert set(new) == light
     for record in new.values():
@@ -215,8 +215,8 @@ def test_values_are_those_of_the_new_objectives(tmp_path):
 
 def test_an_objective_that_was_not_measured_keeps_a_run_out(tmp_path):
     old_search(tmp_path)
-    told = imported(tmp_path, "search.objectives=[{maximize: accuracy_k2}]")
-    assert told == "imported 0 of 6 runs; an objective was not measured: 6 (trial 0: accuracy_k2)"
+    message = imported(tmp_path, "search.objectives=[{maximize: accuracy_k2}]")
+    assert message == "imported 0 of 6 runs; an objective was not measured: 6 (trial 0: accuracy_k2)"
 
 
 def test_a_run_that_was_not_looked_at_where_this_space_looks_stays_out(tmp_path, monkeypatch):
@@ -229,8 +229,8 @@ def test_a_run_that_was_not_looked_at_where_this_space_looks_stays_out(tmp_path,
     by_tokens = {n: sum(r["seen"][-1]["tokens"] == n for r in old.values()) for n in (2048, 4096, 8192)}
     assert all(by_tokens.values()), by_tokens
     # a rung less: what was stopped before the one that is left has nothing to show
-    told = imported(tmp_path, "search.rungs=[4Ki]")
-    assert told.startswith(
+    message = imported(tmp_path, "search.rungs=[4Ki]")
+    assert message.startswith(
         f"imported {12 - by_tokens[2048]} of 12 runs; stopped before the first rung here: "
     )
     new = records(tmp_path / "new")
@@ -238,8 +238,8 @@ def test_a_run_that_was_not_looked_at_where_this_space_looks_stays_out(tmp_path,
     assert {len(r["seen"]) for r in new.values() if r["status"] == "finished"} == {2}
     shutil.rmtree(tmp_path / "new")
     # another rung more: nobody was measured there, but some were stopped before
-    told = imported(tmp_path, "search.rungs=[2Ki, 3Ki, 4Ki]")
-    assert told == (
+    message = imported(tmp_path, "search.rungs=[2Ki, 3Ki, 4Ki]")
+    assert message == (
         f"imported {12 - by_tokens[8192]} of 12 runs; "
         f"not measured at the rungs here: {by_tokens[8192]} (trial {_first(old, 'finished')}: 3072 tokens)"
     )
@@ -309,8 +309,8 @@ def test_a_baseline_there_may_be_a_trial_here_and_a_trial_there_a_baseline(tmp_p
 
 def test_finals_stay_and_what_came_in_may_be_a_finalist(tmp_path):
     old_search(tmp_path, "search.seeds=1")
-    told = imported(tmp_path, MORE)
-    assert told == "imported 6 of 6 runs"
+    message = imported(tmp_path, MORE)
+    assert message == "imported 6 of 6 runs"
     wanted = ["search.trials=1", "search.seeds=2", "search.finalists=2"]
     ended = run_search(toy(tmp_path, MORE, *wanted), tmp_path / "new", FakeTraining())
     standings = ended.state.finals().standings()

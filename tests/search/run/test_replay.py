@@ -100,8 +100,8 @@ def test_the_regression_of_the_replays_predicts_what_is_linear_and_is_less_sure_
     assert mean == pytest.approx([5, 23], abs=0.3)
     assert 0 < spread[0] < spread[1]
     # a point in the corner adds all, one that is dominated a little for its mean
-    told = np.array([[0.0, 1], [1, 0], [0.5, 0.5]])
-    added = gained(told, np.array([[1.0, 1], [0.4, 0.4], [0.3, 0.3], [0.75, 0.75]]), 0)
+    known = np.array([[0.0, 1], [1, 0], [0.5, 0.5]])
+    added = gained(known, np.array([[1.0, 1], [0.4, 0.4], [0.3, 0.3], [0.75, 0.75]]), 0)
     assert added == pytest.approx([0.75, 0, 0, 0.0625 + 0.25], abs=0.2)
     assert list(np.argsort(-added)) == [0, 3, 1, 2]
 

@@ -96,12 +96,12 @@ def test_a_trial_goes_on_from_its_own_checkpoint_and_is_told_once_with_its_last_
         assert int(row["tokens"]) == pieces[-1][1]
         assert pieces[-1][1] in ends[row["status"]]
     assert {row["status"] for row in rows.values()} == set(ends)
-    told = {
+    values = {
         t.user_attrs["run"]: t.value
         for t in trials(tmp_path / "run")
         if t.user_attrs["outcome"] == "feasible"
     }
-    assert told == {row["folder"]: float(row["accuracy"]) for row in rows.values()}
+    assert values == {row["folder"]: float(row["accuracy"]) for row in rows.values()}
 
 
 def test_the_best_of_a_rung_is_not_stopped_there(tmp_path):
@@ -192,18 +192,20 @@ def test_a_baseline_that_is_a_point_of_the_space_is_trained_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("caps.params=10k", ["rival.yaml", "within the caps of toy", "params", "% over"]),
         ("train.tokens=16Ki", ["rival.yaml", "at least the last rung (10240)", "with 8192"]),
     ],
 )
-def test_a_baseline_that_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, override, told):
+def test_a_baseline_that_cannot_be_compared_is_refused_before_anything_is_trained(
+    tmp_path, override, message
+):
     rungs = ["search.rungs=[10Ki]"] if "tokens" in override else []
     space, fake = toy(tmp_path, override, *rungs, baseline="rival.yaml"), FakeTraining()
     with pytest.raises(SpecError, match=r"space\.yaml:24:15  search\.baselines\.0: ") as caught:
         run_search(space, tmp_path / "run", fake)
-    assert all(part in str(caught.value) for part in told)
+    assert all(part in str(caught.value) for part in message)
     assert not fake.calls
 
 
@@ -220,8 +222,8 @@ def test_a_space_without_a_feasible_point_names_the_cap_and_the_nearest_miss(tmp
     fake = FakeTraining()
     with pytest.raises(SearchError) as caught:
         run_search(toy(tmp_path, "caps.params=1k", "caps.flops_per_token=2G"), tmp_path / "run", fake)
-    told = r"none of 30 candidates .* (\d+) are valid specs, and \1 of these are over caps.params"
-    assert re.search(told, str(caught.value))
+    message = r"none of 30 candidates .* (\d+) are valid specs, and \1 of these are over caps.params"
+    assert re.search(message, str(caught.value))
     assert "the nearest miss exceeds params by" in str(caught.value)
     assert "raise caps.params" in str(caught.value)
     assert not fake.calls
@@ -253,8 +255,10 @@ def test_a_crash_is_recorded_with_its_reason_and_not_tried_again(tmp_path):
     assert {row["reason"] for row in crashed} == {"the loss is nan at 4096 tokens"}
     assert {row["model.width"] for row in crashed} == {"32"}
     assert len(ended.state.done()) == 14
-    told = {t.user_attrs["run"]: t for t in trials(tmp_path / "run") if t.user_attrs["outcome"] == "feasible"}
-    assert all(told[row["folder"]].constraints["crashed"] == (row["status"] == "crashed") for row in rows)
+    by_run = {
+        t.user_attrs["run"]: t for t in trials(tmp_path / "run") if t.user_attrs["outcome"] == "feasible"
+    }
+    assert all(by_run[row["folder"]].constraints["crashed"] == (row["status"] == "crashed") for row in rows)
 
 
 def test_three_crashes_in_a_row_stop_with_their_reasons_and_advice(tmp_path):
@@ -323,12 +327,12 @@ def test_a_changed_space_is_refused_with_the_difference(tmp_path):
     changed = toy(tmp_path, "model.width={choice: [16, 48]}", "caps.params=50k")
     with pytest.raises(SearchError) as caught:
         run_search(changed, tmp_path / "run", FakeTraining())
-    told = str(caught.value)
-    assert "of another space" in told
-    assert '- caps.params: "60k"' in told
-    assert '+ caps.params: "50k"' in told
-    assert "+ model.width.choice: [16, 48]" in told
-    assert "stages" not in told
+    message = str(caught.value)
+    assert "of another space" in message
+    assert '- caps.params: "60k"' in message
+    assert '+ caps.params: "50k"' in message
+    assert "+ model.width.choice: [16, 48]" in message
+    assert "stages" not in message
 
 
 @pytest.mark.parametrize("kind", ["file", "other"])

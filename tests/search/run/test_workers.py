@@ -45,22 +45,22 @@ def test_clocks_two_minutes_apart_change_nothing(tmp_path):
 
 
 def test_a_worker_whose_proposal_another_one_completed_goes_on(tmp_path, monkeypatch):
-    suggest, told = study.suggest, []
+    suggest, taken = study.suggest, []
 
     def late(trial, parameter):
-        if not told:
+        if not taken:
             journal = optuna.storages.JournalStorage(Journal(tmp_path / "run" / "study.journal"))
             other = optuna.load_study(study_name="toy", storage=journal)
             (open_one,) = other.get_trials(states=[RUNNING])
             other._storage.set_trial_user_attr(open_one._trial_id, OUTCOME, "invalid")
             other.tell(open_one.number, [0.0] * len(other.directions))
-            told.append(open_one.number)
+            taken.append(open_one.number)
         return suggest(trial, parameter)
 
     monkeypatch.setattr(study, "suggest", late)
     ended = run_search(toy(tmp_path, "search.trials=2"), tmp_path / "run", FakeTraining())
     assert len(ended.state.done()) == 2
-    assert told[0] not in {record.asked for record in ended.state.ledger}
+    assert taken[0] not in {record.asked for record in ended.state.ledger}
 
 
 class Stop(Exception):

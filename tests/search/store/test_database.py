@@ -285,7 +285,7 @@ def test_folders_of_other_searches_are_refused(tmp_path, server):
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("sqlite:///a.db", r"expected postgresql://USER@HOST/DATABASE, got sqlite://\.\.\."),
         ("here", "got 'here'"),
@@ -295,10 +295,10 @@ def test_folders_of_other_searches_are_refused(tmp_path, server):
         ),
     ],
 )
-def test_what_is_no_database_is_told(tmp_path, url, told):
+def test_what_is_no_database_is_told(tmp_path, url, message):
     if "secret" in url and missing().startswith("no psycopg"):
         pytest.skip(missing())
-    with pytest.raises(SearchError, match=told) as caught:
+    with pytest.raises(SearchError, match=message) as caught:
         run_search(toy(tmp_path), tmp_path / "run", FakeTraining(), storage=url)
     assert "secret" not in str(caught.value)
 

@@ -229,11 +229,11 @@ def test_a_study_that_has_a_journal_stays_there(tmp_path, server):
     storage.engine.dispose()
     run_search(space, tmp_path / "run", FakeTraining(), storage=url)
     opened = storage_of(url, name)
-    told = [
+    outcomes = [
         t.user_attrs["outcome"] for t in optuna.load_study(study_name=name, storage=opened.storage).trials
     ]
     opened.close()
-    assert told.count("feasible") == 2
+    assert outcomes.count("feasible") == 2
 
 
 def test_a_search_that_is_not_in_a_database_is_refused_with_its_name(server, journal):

@@ -49,12 +49,14 @@ def _refuses(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("flock", "told"), [(lambda *arguments: None, "two holders at once"), (_refuses, "No locks available")]
+    ("flock", "message"), [(lambda *arguments: None, "two holders at once"), (_refuses, "No locks available")]
 )
-def test_a_folder_without_working_locks_is_refused_at_the_start(tmp_path, monkeypatch, flock, told):
+def test_a_folder_without_working_locks_is_refused_at_the_start(tmp_path, monkeypatch, flock, message):
     space = toy(tmp_path)
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(SearchError, match=rf"run: expected a file system with locks \(flock\), got .*{told}"):
+    with pytest.raises(
+        SearchError, match=rf"run: expected a file system with locks \(flock\), got .*{message}"
+    ):
         run_search(space, tmp_path / "run", FakeTraining())
     assert not (tmp_path / "run" / "space.txt").exists()
 

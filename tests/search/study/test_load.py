@@ -50,7 +50,7 @@ def test_a_study_in_another_folder_extends_one_with_its_specs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             STUDY.replace("budgets: [4Ki, 8Ki]", "budgets: [8Ki, 4Ki]"),
@@ -88,19 +88,19 @@ def test_a_study_in_another_folder_extends_one_with_its_specs(tmp_path):
         ),
     ],
 )
-def test_a_bad_study_is_refused_with_the_place(tmp_path, text, told):
+def test_a_bad_study_is_refused_with_the_place(tmp_path, text, message):
     with pytest.raises(SpecError) as error:
         toy_study(tmp_path, text=text)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_claim_without_a_measure_is_about_the_tokens_to_the_measure_of_the_study(tmp_path):
     text = STUDY + CLAIM.format("}, {arm: untied, against: looped, measure: flops_to_accuracy")
     study = toy_study(tmp_path, "measure=loss", text=text)
     assert [each.measure for each in study.config.measured_claims] == ["tokens_to_loss", "flops_to_accuracy"]
-    told = [str(each) for each in study.config.measured_claims]
-    assert told[0] == "looped needs fewer tokens than untied for equal loss"
-    assert told[1] == "untied needs fewer FLOPs than looped for equal accuracy"
+    claims = [str(each) for each in study.config.measured_claims]
+    assert claims[0] == "looped needs fewer tokens than untied for equal loss"
+    assert claims[1] == "untied needs fewer FLOPs than looped for equal accuracy"
 
 
 def test_costs_that_an_arm_need_not_match_are_told_all_the_same(tmp_path):

@@ -86,9 +86,9 @@ def test_a_folder_with_a_report_alone_is_trained_in_later(trained, folder):
 
 def test_it_prints_verdicts_and_trains_nothing_twice(trained, folder, capsys):
     command(trained.path, SMALL, folder / "out")
-    told = capsys.readouterr().out
-    assert "6 of 6 runs are done: nothing is due" in told
-    assert told.count("undecided: ") + told.count("supported: ") == 2
+    output = capsys.readouterr().out
+    assert "6 of 6 runs are done: nothing is due" in output
+    assert output.count("undecided: ") + output.count("supported: ") == 2
     command(trained.path, SMALL, folder / "out", dry_run=True)
     assert "6 of 6 runs are done; 0 can begin now" in capsys.readouterr().out
 

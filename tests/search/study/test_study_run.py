@@ -114,9 +114,9 @@ def test_a_changed_arm_is_trained_again_and_its_old_rows_are_told(study, tmp_pat
         tmp_path, "arms.untied.set=['stages=[{stack: 3, step: [seq, mlp]}]']", "arms.untied.match=[]"
     )
     note_stale(other, tmp_path / "rows.jsonl")
-    told = capsys.readouterr().err
-    assert "8 rows are not used: untied was trained with another spec" in told
-    assert "looped" not in told
+    output = capsys.readouterr().err
+    assert "8 rows are not used: untied was trained with another spec" in output
+    assert "looped" not in output
     assert {name.rpartition("/")[2].split("-")[0] for name, *_ in run(other, tmp_path)} == {"untied"}
 
 
@@ -220,10 +220,10 @@ def test_rows_are_judged_where_the_data_are_not(tmp_path):
     data = f"set=['train.data={{task: text, path: {text}, length: 32}}', model.vocab=256]"
     study, rows = toy_study(tmp_path, data), tmp_path / "out" / "rows.jsonl"
     run(study, rows.parent)
-    told = markdown(study, rows)
-    assert told.startswith("All 8 runs are done")
+    page = markdown(study, rows)
+    assert page.startswith("All 8 runs are done")
     text.unlink()
-    assert markdown(toy_study(tmp_path, data), rows) == told
+    assert markdown(toy_study(tmp_path, data), rows) == page
     one, *others = rows.read_text().splitlines()
     rows.write_text("\n".join([json.dumps(json.loads(one) | {"data": "other"}), *others, ""]))
     with pytest.raises(DataError, match=re.escape(str(text))):

@@ -86,14 +86,14 @@ def test_an_equal_arm_is_not_found_better(folder, seeds):
 
 def test_an_undecided_claim_names_the_seeds_that_would_decide_it(folder):
     plan = Plan(toy_study(folder, "seeds=3", text=TEXT + claim(1.8)))
-    rng, told = random.Random(3), []
+    rng, seeds = random.Random(3), []
     for _ in range(WORLDS // 4):
         (found,) = verdicts(world(plan, rng, better=2.0))
         if found.judgement == "undecided" and found.seeds:
-            told.append(found.seeds)
+            seeds.append(found.seeds)
             assert f"about {found.seeds} seeds would decide it" in found.why
-    assert told
-    assert min(told) > 3
+    assert seeds
+    assert min(seeds) > 3
 
 
 def test_what_budgets_cannot_show_is_undecided(folder):

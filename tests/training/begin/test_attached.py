@@ -134,15 +134,15 @@ def test_callbacks_are_called_as_by_a_trainer_and_may_stop_the_run(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("nowhere.Mine", r"train.callbacks.0: expected the import path of a callback, .*ModuleNotFoundError"),
         ("collections.OrderedDict", r"expected a lightning.Callback, got 'collections.OrderedDict'"),
         ("Mine", r"expected the import path of a callback, .* got 'Mine'"),
     ],
 )
-def test_other_paths_are_refused_before_there_is_a_folder(path, told, tmp_path):
-    with pytest.raises(TrainingError, match=told):
+def test_other_paths_are_refused_before_there_is_a_folder(path, message, tmp_path):
+    with pytest.raises(TrainingError, match=message):
         run_training(spec(f"train.callbacks=[{path}]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

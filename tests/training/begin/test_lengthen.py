@@ -37,7 +37,7 @@ def test_a_finished_run_goes_on_bit_equal_to_one_that_was_asked_for_more_at_once
     first = run_training(spec(*SHORT), tmp_path / "run")
     assert (first.finished, first.tokens) == (True, STEPS * TOKENS)
     seen = []
-    result = run_training(spec(*LONG), tmp_path / "run", report=lambda told: seen.append(told.step))
+    result = run_training(spec(*LONG), tmp_path / "run", report=lambda message: seen.append(message.step))
     assert (result.finished, result.tokens) == (True, 60 * TOKENS)
     assert seen[0] == 24
     assert weights_and_scores(tmp_path / "run") == weights_and_scores(long)
@@ -156,8 +156,8 @@ def test_the_state_before_the_decay_is_saved_once(tmp_path, monkeypatch):
 def test_a_shorter_run_in_its_default_folder_is_pointed_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = run_training(spec(*SHORT)).folder
-    told = f"{short} holds the same run with fewer tokens; --out {short} continues it"
-    assert run_summary(make_plan(spec(*LONG)), None).endswith(told)
+    message = f"{short} holds the same run with fewer tokens; --out {short} continues it"
+    assert run_summary(make_plan(spec(*LONG)), None).endswith(message)
     for other in (
         spec(*SHORT),
         spec(*LONG, "train.seed=1"),

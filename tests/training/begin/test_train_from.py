@@ -36,9 +36,9 @@ def test_what_is_taken_and_what_is_new_is_said_in_words(first, capsys, monkeypat
     grown = "stages=[{recur: 3, step: [seq, depth, expert]}, {stack: 2, step: [seq]}]"
     settings = ["--set", grown, "--set", "train.tokens=256", "--set", "model.tie_embeddings=false"]
     assert main(["train", "more.yaml", "--from", str(first), *settings]) == 0
-    told = capsys.readouterr().out
-    assert f"{first}/model.safetensors: 17 of 28 weights taken" in told, told
-    assert "  new: head, stages.1 (10 weights)\n  stages.0 runs 3 steps, 2 there\n" in told
+    output = capsys.readouterr().out
+    assert f"{first}/model.safetensors: 17 of 28 weights taken" in output, output
+    assert "  new: head, stages.1 (10 weights)\n  stages.0 runs 3 steps, 2 there\n" in output
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("tiny-")
     assert "-from-" in folder.name
@@ -54,14 +54,14 @@ def test_what_is_taken_and_what_is_new_is_said_in_words(first, capsys, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (["model.vocab=20"], r"do not fit tiny\n  embedding: \[16, 16\] there, \[20, 16\] here"),
         (["blocks.expert.hidden=8"], r"expert.gate_up: \[4, 16, 32\] there, \[4, 16, 16\] here\n  stages"),
     ],
 )
-def test_other_shapes_are_refused_by_name(first, settings, told, tmp_path):
-    with pytest.raises(TrainingError, match=told):
+def test_other_shapes_are_refused_by_name(first, settings, message, tmp_path):
+    with pytest.raises(TrainingError, match=message):
         run_training(spec(SHORT, *settings), tmp_path / "run", start=read(first))
     assert not (tmp_path / "run").exists()
 

@@ -209,17 +209,19 @@ class Broken(Replaying):
 
 
 @pytest.mark.parametrize(
-    ("recorder", "told"),
+    ("recorder", "message"),
     [(Stale, "its replay is off: loss"), (Broken, "not permitted when stream is capturing")],
 )
-def test_a_recording_that_is_off_or_fails_ends_recording_or_the_run(recorder, told, replaying, monkeypatch):
+def test_a_recording_that_is_off_or_fails_ends_recording_or_the_run(
+    recorder, message, replaying, monkeypatch
+):
     monkeypatch.setattr(cuda_graph, "CudaGraphs", recorder)
     monkeypatch.setattr(cuda_graph, "WORTH_CAPTURING", 1)
-    with pytest.raises(CannotCapture, match=told):
+    with pytest.raises(CannotCapture, match=message):
         fitted(spec(), "on")
-    with pytest.warns(UserWarning, match=f"training goes on without a CUDA graph: .*{told}"):
+    with pytest.warns(UserWarning, match=f"training goes on without a CUDA graph: .*{message}"):
         model, _, graphs = fitted(spec(), "auto")
-    assert told in graphs.off
+    assert message in graphs.off
     assert graphs.replayed == (recorder is Stale)
     assert recorder is Stale or equal(model, fitted(spec(), "off")[0])
 

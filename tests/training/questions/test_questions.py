@@ -159,10 +159,10 @@ def test_the_command_prints_a_table_and_draws_scores_against_steps(run, tmp_path
     file.write_text(json.dumps(asked) + "\n")
     options = ["--on", str(file), "--as", "multiple-choice", "--steps", "1,2,4"]
     assert main(["eval", str(run), *options, "--plot", str(plot)]) == 0
-    told = capsys.readouterr().out
-    assert "multiple-choice on 1 questions" in told
-    assert "2 steps, as trained" in told
-    assert "chance" in told
+    output = capsys.readouterr().out
+    assert "multiple-choice on 1 questions" in output
+    assert "2 steps, as trained" in output
+    assert "chance" in output
     drawn = plot.read_text()
     assert "FLOPs per token" in drawn
     assert "trained" in drawn
@@ -173,7 +173,7 @@ def test_the_command_prints_a_table_and_draws_scores_against_steps(run, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("line", "form", "told"),
+    ("line", "form", "message"),
     [
         ("{", "plain", r":1: not JSON"),
         ("3", "plain", "expected an object, got int"),
@@ -190,16 +190,19 @@ def test_the_command_prints_a_table_and_draws_scores_against_steps(run, tmp_path
         ("{}", "arc", "--form: expected one of plain, gsm8k"),
     ],
 )
-def test_other_entries_are_refused_with_their_place(line, form, told, tmp_path):
+def test_other_entries_are_refused_with_their_place(line, form, message, tmp_path):
     (tmp_path / "q.jsonl").write_text(line)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_questions(tmp_path / "q.jsonl", form)
 
 
 def test_questions_that_do_not_go_with_what_is_asked_are_refused(run, tmp_path, capsys):
     model, plain = read(run).model(), [Question("a", "b")]
-    for kind, told in [("multiple-choice", "expected questions with choices"), ("generate", "with answers")]:
-        with pytest.raises(TrainingError, match=told):
+    for kind, message in [
+        ("multiple-choice", "expected questions with choices"),
+        ("generate", "with answers"),
+    ]:
+        with pytest.raises(TrainingError, match=message):
             score_questions(model, plain, kind)
     with pytest.raises(TrainingError, match="1 to 48 tokens"):
         score_questions(model, [Question("a", "b" * 49, ("b" * 49, "c"))], "multiple-choice")
@@ -219,6 +222,6 @@ def test_texts_for_a_model_of_numbers_are_refused_with_the_file_and_the_run(tmp_
     (tmp_path / "q.jsonl").write_text('{"text": "the cat"}')
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "run"), "--on", str(tmp_path / "q.jsonl"), "--as", "loss"]) == 1
-    told = capsys.readouterr().err
-    assert "q.jsonl: " in told
-    assert "'the cat'" in told
+    output = capsys.readouterr().err
+    assert "q.jsonl: " in output
+    assert "'the cat'" in output
