@@ -1,8 +1,4 @@
-"""Depth attention as plain PyTorch with gradients by autograd: slots are lists, which are stacked to be read.
-
-Exported models run it: it is short, and torch.compile traces it. The backward pass keeps a copy of the slots
-for each read.
-"""
+"""Depth attention as plain PyTorch with gradients by autograd, which exported models run."""
 
 from __future__ import annotations
 
@@ -10,27 +6,7 @@ import torch
 from torch import Tensor
 
 from blocks.depth_attention.reference import attended, distances, slots_read
-
-
-class DepthSlots:
-    """Keys and values [batch, sequence, kv_heads, head_dim] of a token's own steps so far."""
-
-    def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-
-def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[DepthSlots, Tensor]:
-    """Return slots without any step, and the order token, which passes through all that reads or writes."""
-    return DepthSlots(), torch.zeros((), device=tokens.device)
-
-
-def append(key: Tensor, value: Tensor, token: Tensor, memory: DepthSlots, slot: int) -> Tensor:
-    """Append a step's keys and values, as number `slot`; return the order token."""
-    assert len(memory.keys) == slot, f"slot {slot} is written after {len(memory.keys)} others"
-    memory.keys.append(key)
-    memory.values.append(value)
-    return token
+from blocks.kernels.depth_slots import DepthSlots
 
 
 def attend(query: Tensor, token: Tensor, memory: DepthSlots, reads: int) -> Tensor:
@@ -58,6 +34,6 @@ def attend_windowed(
     part = slots_read(reads, window, stride)
     if not part.stop:
         return torch.zeros_like(query)
-    keys, values = torch.stack(memory.keys[part]), torch.stack(memory.values[part])
+    keys, values = memory.read(part)
     far = None if bias is None else distances(bias, part, query.shape[2] // keys.shape[3])
     return attended(query, keys, values, far)[0]

@@ -77,6 +77,7 @@ class Attend(SlotRead):
             "elementwise over the slots; bound by bytes",
             specialize=as_plain,
             compiled=f"{_COMPILED}:attend",
+            by_autograd="blocks.depth_attention.by_autograd:attend",
         ),
     )
 

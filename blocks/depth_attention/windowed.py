@@ -43,6 +43,7 @@ class WindowedAttend(Attend):
             "blocks.depth_attention.reference:attend_windowed",
             "not fused: elementwise over the slots that are read; bound by bytes",
             specialize=as_plain,
+            by_autograd="blocks.depth_attention.by_autograd:attend_windowed",
         ),
     )
 

@@ -43,7 +43,7 @@ class _Mix(torch.autograd.Function):
     def forward(ctx: Any, *given: Tensor) -> Tensor:
         ctx.save_for_backward(*given)
         with torch.autocast(given[0].device.type, enabled=False):
-            return mixed(*given)[0]
+            return mixed(*given)
 
     @staticmethod
     @once_differentiable

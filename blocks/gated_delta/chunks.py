@@ -119,18 +119,11 @@ def empty_state(key: Tensor, value: Tensor) -> Tensor:
 
 
 def mixed(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    write: Tensor,
-    forget: Tensor,
-    rate: Tensor,
-    shift: Tensor,
-    state: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the values that tokens read [B, S, heads, value_dim], in the dtype of v, and the last state."""
+    q: Tensor, k: Tensor, v: Tensor, write: Tensor, forget: Tensor, rate: Tensor, shift: Tensor
+) -> Tensor:
+    """Return the values that tokens read [B, S, heads, value_dim], in the dtype of v."""
     y = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    state = empty_state(k, v) if state is None else state
+    state = empty_state(k, v)
     for part in parts(k.shape[1]):
         chunk = solve(rows(k, part), rows(v, part), gates(write, forget, rate, shift, part), state)
         query, _ = unit(rows(q, part), q.shape[-1] ** -0.5)
@@ -139,4 +132,4 @@ def mixed(
         state = after(chunk, state)
         # free the memory for the next chunk
         del chunk, query, outputs
-    return y, state
+    return y

@@ -25,7 +25,12 @@ class ShortConvolution(Operation):
     decoding = "blocks.gated_delta.decoding:convolve_next"
     keeps_every_step = "keeps the latest tokens of each step"
     kernels = (
-        Kernel("short_convolution", "blocks.gated_delta.convolved:convolve", "sums made again backward"),
+        Kernel(
+            "short_convolution",
+            "blocks.gated_delta.convolved:convolve",
+            "sums made again backward",
+            by_autograd="blocks.gated_delta.reference:convolve_plain",
+        ),
         Kernel(
             "short_convolution_plain",
             "blocks.gated_delta.reference:convolve_plain",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.gated_delta.chunks import empty_state, mixed
+from blocks.gated_delta.by_autograd import empty_state, mixed
 from blocks.gated_delta.reference import convolve_plain
 from blocks.kernels.past import Past, State
 
@@ -28,11 +28,9 @@ def mix_next(
     if padded is not None:
         # a write strength of 0 and a decay of 1
         write, forget = (x.masked_fill(padded[:, :, None], -torch.inf) for x in (write, forget))
-    batch, heads = q.shape[0], q.shape[2]
-    kept = past.held(place, use, lambda: State(torch.unflatten(empty_state(k, v), 0, (batch, heads))))
-    with torch.autocast(q.device.type, enabled=False):
-        y, state = mixed(q, k, v, write, forget, rate, shift, kept.tensor.flatten(0, 1))
-    kept.put(torch.unflatten(state, 0, (batch, heads)))
+    kept = past.held(place, use, lambda: State(empty_state(k, v)))
+    y, state = mixed(q, k, v, write, forget, rate, shift, kept.tensor)
+    kept.put(state)
     return y
 
 

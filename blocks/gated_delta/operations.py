@@ -73,6 +73,7 @@ class GatedDelta(Operation):
             "blocks.gated_delta.chunked:mix",
             f"{CHUNK} tokens at a time, made again in the backward pass",
             traceable=False,
+            by_autograd="blocks.gated_delta.by_autograd:mix",
         ),
         Kernel("delta_plain", "blocks.gated_delta.reference:mix_plain", "reference: one token after another"),
     )

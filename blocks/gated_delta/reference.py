@@ -23,7 +23,7 @@ def mix_plain(
     At each token the state [B, heads, key_dim, value_dim] decays, then the value stored at the token's key
     moves towards the token's value. Computed at least in fp32.
     """
-    query, key, value = _unit(wide(q)) * q.shape[-1] ** -0.5, _unit(wide(k)), wide(v)
+    query, key, value = unit(wide(q)) * q.shape[-1] ** -0.5, unit(wide(k)), wide(v)
     strength = wide(write).sigmoid()
     decay = (-wide(rate).exp() * F.softplus(wide(forget) + wide(shift))).exp()
     state = key.new_zeros(len(k), *k.shape[2:], v.shape[-1])
@@ -36,7 +36,8 @@ def mix_plain(
     return torch.stack(outputs, 1).to(v.dtype)
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
+    """Return x normalized to length 1 over the last dimension."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _EPS)
 
 

@@ -62,6 +62,8 @@ class Kernel:
             false for operations that cannot be recomputed or take a loop index.
         compiled: `package.module:name` of the function to use under torch.compile if that cannot trace this
             one, or "".
+        by_autograd: `package.module:name` of a function that does the same and leaves gradients to autograd,
+            or "" if this one does. Exported models call it. Operations on depth slots need it all together.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Kernel:
     missing: Callable[[], str] = _installed
     traceable: bool = True
     compiled: str = ""
+    by_autograd: str = ""
 
 
 class Implementation:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.depth_slots import DepthSlots
 from blocks.kernels.past import Past
 
 
@@ -46,7 +47,7 @@ class DepthMemory:
         return self._pass != before
 
 
-class SlotMemory(DepthMemory):
+class SlotMemory(DepthMemory, DepthSlots):
     """Keys and values of all steps of one depth scope, for one forward pass.
 
     `keys` and `values` are [count, batch, sequence, kv_heads, head_dim], allocated at the first write in its
@@ -55,10 +56,7 @@ class SlotMemory(DepthMemory):
     Attributes:
         wanted: for slots whose append pulls gradients, whether it needs any.
         reads: the number of reads.
-        scope: in generation, the place and use that identify the scope.
     """
-
-    scope: tuple[str, int] = ("", 0)
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
         super().__init__(shape, device)
@@ -73,6 +71,10 @@ class SlotMemory(DepthMemory):
         keys, values = self.slot(slot, key.dtype)
         keys.copy_(key)
         values.copy_(value)
+
+    def read(self, part: slice) -> tuple[Tensor, Tensor]:
+        """Return some slots, as views."""
+        return self.keys[part], self.values[part]
 
     def slot(self, slot: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the key and the value of one slot to write to; the first call allocates all in `dtype`."""

@@ -51,7 +51,12 @@ class DepthKVCache(DepthCache):
 
     decoding = "blocks.kernels.slot_memory:next_slots"
     kernels = (
-        Kernel("slots", "blocks.kernels.slot_memory:slots", "allocated once per forward, indexed explicitly"),
+        Kernel(
+            "slots",
+            "blocks.kernels.slot_memory:slots",
+            "allocated once per forward, indexed explicitly",
+            by_autograd="blocks.kernels.depth_slots:slots",
+        ),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -95,6 +100,7 @@ class WriteSlot(SlotWrite):
             "slot_write",
             "blocks.kernels.slot_memory:append",
             "written in place once, no list is stacked",
+            by_autograd="blocks.kernels.depth_slots:append",
         ),
     )
 

@@ -20,21 +20,24 @@ def choose(query: Tensor, first: Tensor, second: Tensor, active: int) -> tuple[T
     return made
 
 
+def chosen(query: Tensor, first: Tensor, second: Tensor, active: int) -> tuple[Tensor, Tensor]:
+    """Do what `choose` does, with gradients by autograd."""
+    with torch.autocast(query.device.type, enabled=False):
+        halves = _halves(query)
+        scores = [torch.mm(half, wide(keys).T) for half, keys in zip(halves, (first, second), strict=True)]
+        best = [each.topk(active) for each in scores]
+        pairs = best[0].values.unsqueeze(2) + best[1].values.unsqueeze(1)
+        highest, places = pairs.flatten(1).topk(active)
+        left = best[0].indices.gather(1, places // active)
+        right = best[1].indices.gather(1, places % active)
+        indices = left.mul_(len(first)).add_(right).view(*query.shape[:3], active)
+        return highest.softmax(-1).view(indices.shape), indices
+
+
 class _Choose(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, first: Tensor, second: Tensor, active: int) -> tuple[Tensor, Tensor]:
-        with torch.autocast(query.device.type, enabled=False):
-            halves = _halves(query)
-            scores = [
-                torch.mm(half, wide(keys).T) for half, keys in zip(halves, (first, second), strict=True)
-            ]
-            best = [each.topk(active) for each in scores]
-            pairs = best[0].values.unsqueeze(2) + best[1].values.unsqueeze(1)
-            highest, places = pairs.flatten(1).topk(active)
-            left = best[0].indices.gather(1, places // active)
-            right = best[1].indices.gather(1, places % active)
-            indices = left.mul_(len(first)).add_(right).view(*query.shape[:3], active)
-            weights = highest.softmax(-1).view(indices.shape)
+        weights, indices = chosen(query, first, second, active)
         ctx.save_for_backward(query, first, second, weights, indices)
         ctx.mark_non_differentiable(indices)
         return weights, indices
@@ -46,10 +49,10 @@ class _Choose(torch.autograd.Function):
         with torch.autocast(query.device.type, enabled=False):
             along = (gradient * weights).sum(-1, keepdim=True)
             of_scores = ((gradient - along) * weights).flatten(0, 2)
-            chosen, keys = indices.flatten(0, 2), len(first)
+            best, keys = indices.flatten(0, 2), len(first)
             of_query, of_keys = [], []
             for half, each, place in zip(
-                _halves(query), (first, second), (chosen // keys, chosen % keys), strict=True
+                _halves(query), (first, second), (best // keys, best % keys), strict=True
             ):
                 of_all = torch.zeros(len(half), keys, dtype=half.dtype, device=half.device)
                 of_all.scatter_add_(1, place, of_scores)

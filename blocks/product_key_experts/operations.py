@@ -40,6 +40,7 @@ class ChooseByProductKeys(Operation):
             "blocks.product_key_experts.chosen:choose",
             "scores of the two sets alone",
             traceable=False,
+            by_autograd="blocks.product_key_experts.chosen:chosen",
         ),
         Kernel(
             "product_keys_plain",
@@ -127,7 +128,12 @@ class ReadNeurons(_Neurons):
     """The dot product of a token with each of its experts: (x, indices) -> sums [heads, active]."""
 
     kernels = (
-        Kernel("read_neurons", f"{_NEURONS}:read", f"rows of {TOKENS} tokens gathered at a time"),
+        Kernel(
+            "read_neurons",
+            f"{_NEURONS}:read",
+            f"rows of {TOKENS} tokens gathered at a time",
+            by_autograd=f"{_REFERENCE}:read_plain",
+        ),
         Kernel("read_neurons_plain", f"{_REFERENCE}:read_plain", "reference: all rows gathered at once"),
     )
 
@@ -151,7 +157,12 @@ class WriteNeurons(_Neurons):
     """The weighted sum of the outputs of a token's experts: (sums, weights, indices) -> y."""
 
     kernels = (
-        Kernel("write_neurons", f"{_NEURONS}:write", f"rows of {TOKENS} tokens gathered at a time"),
+        Kernel(
+            "write_neurons",
+            f"{_NEURONS}:write",
+            f"rows of {TOKENS} tokens gathered at a time",
+            by_autograd=f"{_REFERENCE}:write_plain",
+        ),
         Kernel("write_neurons_plain", f"{_REFERENCE}:write_plain", "reference: all rows gathered at once"),
     )
 

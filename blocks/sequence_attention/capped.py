@@ -27,6 +27,7 @@ class CappedAttend(WindowAttend):
             "blocks.sequence_attention.capped_reference:attend_capped",
             "plain PyTorch: torch's fused attention caps no scores",
             traceable=False,
+            by_autograd="blocks.sequence_attention.by_autograd:attend_capped",
         ),
     )
 

@@ -17,24 +17,29 @@ def attend_capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cap: float) -> 
     return y
 
 
+def capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cap: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `attend_capped` does, tanh of the scores, and the weights [B * kv_heads, queries, S]."""
+    with torch.autocast(q.device.type, enabled=False):
+        scores = torch.bmm(by_heads(q, k.shape[2]), by_heads(k, k.shape[2]).mT)
+        turned = scores.mul_(q.shape[-1] ** -0.5 / cap).tanh_()
+        weights = masked(turned * cap, mask).softmax(-1)
+        y = torch.bmm(weights, by_heads(v, k.shape[2]))
+    return by_tokens(y, q).to(v.dtype), turned, weights
+
+
 class _Capped(torch.autograd.Function):
     """Saves two tensors of all pairs; plain autograd would save four."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cap: float) -> Tensor:
-        ctx.cap = cap
-        with torch.autocast(q.device.type, enabled=False):
-            scores = torch.bmm(by_heads(q, k.shape[2]), by_heads(k, k.shape[2]).mT)
-            turned = scores.mul_(q.shape[-1] ** -0.5 / cap).tanh_()
-            weights = masked(turned * cap, mask).softmax(-1)
-            y = torch.bmm(weights, by_heads(v, k.shape[2]))
-        ctx.save_for_backward(q, k, v, mask, turned, weights)
-        return by_tokens(y, q).to(v.dtype)
+        y, turned, weights = capped(q, k, v, mask, cap)
+        ctx.save_for_backward(q, k, v, turned, weights)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, _, turned, weights = ctx.saved_tensors
+        q, k, v, turned, weights = ctx.saved_tensors
         groups = k.shape[2]
         to_y = by_heads(gradient, groups)
         to_scores = torch.bmm(to_y, by_heads(v, groups).mT)

@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocks.kernels.depth_slots import DepthSlots
 from blocks.kernels.past import KVCache, Past, SelectedKVCache, VisibleKV
-from blocks.kernels.slot_memory import SlotMemory, append
 from blocks.primitives.decoding import next_rows
 from blocks.primitives.reference import wide
 from blocks.sequence_attention import reference
-from blocks.sequence_attention.capped_reference import attend_capped
-from blocks.sequence_attention.slots.first_reference import attend_first as reference_of_first
-from blocks.sequence_attention.slots.joint_reference import attend_joint
-from blocks.sequence_attention.slots.steps_reference import attend_steps
+from blocks.sequence_attention.by_autograd import (
+    attend_capped,
+    attend_joint,
+    attend_steps,
+)
+from blocks.sequence_attention.by_autograd import attend_first as attend_first_of_prompt
 from blocks.sequence_attention.windowed import attend_windowed
 
 
@@ -40,20 +42,21 @@ def attend_chosen(
 
 
 def keep_first(
-    k: Tensor, v: Tensor, token: Tensor, memory: SlotMemory, past: Past, *, slot: int, **_: Any
+    k: Tensor, v: Tensor, token: Tensor, memory: DepthSlots, past: Past, *, slot: int, **_: Any
 ) -> Tensor:
     """Write the keys and values of the first step, which all tokens run, to the slot and the cache."""
     past.keep(past.held(*memory.scope, lambda: KVCache(v, past.capacity)), k, v)
-    return append(k, v, token, memory, slot)
+    memory.write(slot, k, v)
+    return token
 
 
 def attend_first(
-    q: Tensor, places: Tensor, token: Tensor, memory: SlotMemory, past: Past, **_: Any
+    q: Tensor, places: Tensor, token: Tensor, memory: DepthSlots, past: Past, **_: Any
 ) -> Tensor:
     """Causal attention to the keys and values of the first step of all tokens."""
     if not past.position:
-        return reference_of_first(q, places, token, memory)
-    kept = past.held(*memory.scope, lambda: KVCache(memory.values[0], past.capacity))
+        return attend_first_of_prompt(q, places, token, memory)
+    kept = past.held(*memory.scope, lambda: KVCache(memory.read(slice(1))[1][0], past.capacity))
     return _attend_one(q, kept.seen(past.positions))
 
 
@@ -96,7 +99,7 @@ def attend_with_slots(
     v: Tensor,
     mask: Tensor,
     token: Tensor,
-    memory: SlotMemory,
+    memory: DepthSlots,
     past: Past,
     *,
     reads: int,
@@ -112,9 +115,7 @@ def attend_with_slots(
     query, tokens = _by_groups(q, kept.keys.shape[1]), kept.keys.shape[2]
     scores = _masked(query @ wide(kept.keys).mT, kept)
     if reads:
-        own_keys, own_values = (
-            wide(x[:reads, :, 0]).permute(1, 2, 0, 3) for x in (memory.keys, memory.values)
-        )
+        own_keys, own_values = (wide(x[:, :, 0]).permute(1, 2, 0, 3) for x in memory.read(slice(reads)))
         scores = torch.cat((scores, query @ own_keys.mT), -1)
     weights = scores.mul_(q.shape[-1] ** -0.5).softmax(-1)
     y = weights[..., :tokens] @ wide(kept.values)
@@ -127,7 +128,7 @@ def attend_all_steps(
     q: Tensor,
     mask: Tensor,
     token: Tensor,
-    memory: SlotMemory,
+    memory: DepthSlots,
     past: Past,
     *,
     reads: int,
@@ -138,7 +139,7 @@ def attend_all_steps(
 ) -> Tensor:
     """Attend to the tokens in each of the first `reads` slots; the last slot is cached now."""
     of_steps: list[KVCache] = past.held(*memory.scope, list)
-    key, value = memory.keys[reads - 1], memory.values[reads - 1]
+    (key,), (value,) = memory.read(slice(reads - 1, reads))
     if len(of_steps) < reads:
         of_steps.append(KVCache(value, min(window + sinks, past.capacity), sinks))
     if past.keep(of_steps[reads - 1], key, value) is None:

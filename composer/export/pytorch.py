@@ -16,9 +16,9 @@ from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.each_step import EachStep
 from blocks.primitives.operations import Input
 from blocks.primitives.random import digest
+from composer.export.by_autograd import with_gradients_by_autograd
 from composer.export.code import Body, Classes, Names
 from composer.export.inline import Inliner
-from composer.export.plain_slots import with_plain_slots
 from composer.graph.lowering.build import build
 from composer.graph.passes.choose_kernels import choose_kernels
 from composer.graph.passes.dead_code import dead_code
@@ -52,7 +52,7 @@ class Exported:
 def export(model: ComposedModel) -> Exported:
     """Return a model, as its spec says, in plain PyTorch."""
     functions = Inliner()
-    graph = with_plain_slots(plain_graph(model.spec))
+    graph = with_gradients_by_autograd(plain_graph(model.spec))
     uncached = undecodable(graph, graph.outputs[0])
     for path in _functions(graph, cached=not uncached):
         functions.function(path)
@@ -115,26 +115,46 @@ _MODEL = '''class Model(nn.Module):
         return {logits}, {loss}
 
     @torch.no_grad()
-    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None):
-        """Continue tokens [B, S], by the likeliest ones where the temperature is 0."""
-        training = self.training
+    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, stop=()):
+        """Continue tokens [B, S], by the likeliest ones where the temperature is 0.
+
+        A row ends after any token of `stop`, with which it is filled as long as other rows go on.
+        """
+        training, prompt, device = self.training, tokens.shape[1], tokens.device
         self.eval()
-{first}        for _ in range(max_new_tokens):
+        stop = torch.tensor([stop] if isinstance(stop, int) else [*stop], dtype=tokens.dtype, device=device)
+        ended = torch.zeros_like(tokens[:, :1], dtype=torch.bool)
+        # on the device, which is waited for every {every} tokens: whether all logits were finite, whether any
+        # row goes on, and for how many tokens each was so
+        finite = running = torch.ones((), dtype=torch.bool, device=device)
+        counts = torch.zeros(2, dtype=torch.int64, device=device)
+{first}        for number in range(max_new_tokens):
+            if number and number % {every} == 0 and not (finite & running):
+                break
             scores = self({given})[:, -1]
-            if not scores.isfinite().all():
-                raise ValueError(f"logits after {{tokens.shape[1]}} tokens are NaN or inf: broken weights?")
+            finite = finite & scores.isfinite().all()
+            scores = torch.where(finite, scores, 0.0)
             if temperature == 0:
                 following = scores.argmax(-1, keepdim=True)
             else:
                 if top_k is not None:
                     scores = scores.masked_fill(scores < scores.topk(top_k).values[:, -1:], -torch.inf)
                 following = torch.multinomial((scores / temperature).softmax(-1), 1)
+            following = torch.where(ended, tokens[:, -1:], following)
             tokens = torch.cat((tokens, following), 1)
+            counts += torch.stack((finite, running))
+            ended = ended | torch.isin(following, stop)
+            running = running & ~ended.all()
 {then}        self.train(training)
-        return tokens
+        sound, made = counts.tolist()
+        if not finite:
+            raise ValueError(f"logits after {{prompt + sound}} tokens are NaN or inf: broken weights?")
+        return tokens[:, : prompt + made]
 {update}'''
 
 
+_EVERY = 16
+"""How many tokens are generated between two looks at whether all rows have ended."""
 _CACHED = {
     "about": """
 
@@ -182,6 +202,7 @@ def _model(classes: Classes, graph: Graph, model: ComposedModel) -> Names:
             logits=body.value(logits),
             loss=body.value(loss),
             update=_update(classes, graph, body),
+            every=_EVERY,
             **(_CACHED if classes.cached else _UNCACHED),
         )
     )

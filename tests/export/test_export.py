@@ -1,5 +1,6 @@
 """What is exported gives the same without composer: logits, gradients, a training step, generated tokens."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ TRUNCATED = tree(
     {"s": SEQ, "d": DEPTH},
     {"recur": 4, "step": ["s", "d"], "inject": "add", "backprop": {"last": 2}, "halt": {"act": 0.1}},
 )
+OF_OURS = re.compile(r"class \w+\(.*Function\)")
 ALONE = """
 import importlib.util, sys
 from pathlib import Path
@@ -59,6 +61,7 @@ def test_a_process_without_composer_runs_trains_and_generates_every_spec(tmp_pat
     for name, spec in found.items():
         model = composer.compile(shortened(spec, 12)).eval()
         write(model, tmp_path / name)
+        assert not OF_OURS.search((tmp_path / name / "model.py").read_text()), name
         made = tokens = tokens_for(model.spec, 2, 6)
         with torch.no_grad():
             for _ in range(4):
@@ -81,6 +84,7 @@ def test_a_process_without_composer_runs_trains_and_generates_every_spec(tmp_pat
 def test_generated_specs_have_the_same_outputs_and_gradients(spec):
     model = compiled(spec, "reference").double().eval()
     made = export(model)
+    assert not OF_OURS.search(made.source)
     theirs = module_of(made.source).Model().double().eval()
     theirs.load_state_dict(made.weights)
     assert sum(each.numel() for each in theirs.parameters()) == model.plan.costs.params
@@ -101,6 +105,22 @@ def test_the_file_says_what_it_is():
     assert "# name: dreamer-sequential" in made.source
     assert "  # [B, S, 48]" in made.source
     assert "blocks" not in made.source.replace("# blocks:", "").replace("blocks of", "")
+
+
+def test_rows_end_where_ours_do_after_a_stop_token():
+    model = compiled(composer.load(FAMILY / "llama.yaml")).eval()
+    made = export(model)
+    theirs = module_of(made.source).Model().train()
+    theirs.load_state_dict(made.weights)
+    tokens, widths = tokens_for(model.spec, 4, 3), set()
+    plain = model.generate(tokens, 40, temperature=0)
+    # a token that some rows come to soon and others late, one that they all come to, and none of both
+    for stop in (plain[0, 5].item(), plain[:, 4].unique().tolist(), [*range(model.spec.model.vocab)], ()):
+        wanted = model.generate(tokens, 40, temperature=0, stop=stop or None)
+        assert torch.equal(theirs.generate(tokens, 40, temperature=0, stop=stop), wanted)
+        widths.add(wanted.shape[1])
+    assert {4, 43} < widths
+    assert theirs.training
 
 
 def test_an_exported_model_with_broken_weights_says_so():

@@ -65,23 +65,6 @@ def test_lines_fit_a_screen_and_names_are_those_of_the_spec():
     source = export(composer.compile(FAMILY / "dreamer-sequential.yaml")).source
     assert max(map(len, source.splitlines())) <= 130
     assert "for step in range(" in source
-    # depth attention leaves gradients to autograd
-    assert "autograd" not in source.replace("with gradients by autograd", "")
-
-
-MIXES = [
-    "attention-residuals",
-    "attention-residuals-blocks",
-    "deepcrossattention",
-    "denseformer",
-    "muddformer",
-]
-
-
-@pytest.mark.parametrize("name", MIXES)
-def test_residual_mixes_leave_gradients_to_autograd(name):
-    source = export(composer.compile(shortened(composer.load(FAMILY / f"{name}.yaml"), 12))).source
-    assert "autograd.Function" not in source
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ class AttendFirst(SlotRead):
             "attend_first",
             "blocks.sequence_attention.slots.first_reference:attend_first",
             "plain PyTorch: queries are masked by where their tokens are",
+            by_autograd="blocks.sequence_attention.by_autograd:attend_first",
         ),
     )
 

@@ -24,22 +24,28 @@ def attend_first(q: Tensor, places: Tensor, token: Tensor, memory: SlotMemory) -
     return y
 
 
+def attended_first(q: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `attend_first` does, and the weights; keys, values: [B, S, kv_heads, head_dim]."""
+    length, groups = keys.shape[1:3]
+    with torch.autocast(q.device.type, enabled=False):
+        scores = torch.bmm(by_heads(q, groups), by_heads(keys, groups).mT)
+        later = torch.arange(length, device=q.device) > (places % length).unsqueeze(-1)
+        by_query = scores.view(len(q), -1, *later.shape[1:])
+        by_query.masked_fill_(later.unsqueeze(1), -torch.inf)
+        del by_query, later
+        weights = scores.mul_(q.shape[-1] ** -0.5).softmax(-1)
+        del scores
+        y = torch.bmm(weights, by_heads(values, groups))
+    return by_tokens(y, q).to(q.dtype), weights
+
+
 class _First(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, places: Tensor, token: Tensor, memory: SlotMemory) -> Tensor:
         ctx.memory, ctx.made = memory, memory.running()
-        groups, length = memory.keys.shape[3], memory.keys.shape[2]
-        with torch.autocast(q.device.type, enabled=False):
-            scores = torch.bmm(by_heads(q, groups), by_heads(memory.keys[0], groups).mT)
-            later = torch.arange(length, device=q.device) > (places % length).unsqueeze(-1)
-            by_query = scores.view(len(q), -1, *later.shape[1:])
-            by_query.masked_fill_(later.unsqueeze(1), -torch.inf)
-            del by_query, later
-            weights = scores.mul_(q.shape[-1] ** -0.5).softmax(-1)
-            del scores
-            y = torch.bmm(weights, by_heads(memory.values[0], groups))
+        y, weights = attended_first(q, places, memory.keys[0], memory.values[0])
         ctx.save_for_backward(q, token, weights)
-        return by_tokens(y, q).to(q.dtype)
+        return y
 
     @staticmethod
     @once_differentiable

@@ -33,6 +33,7 @@ class JointAttend(SlotAttend):
             "attend_joint",
             f"{_REFERENCE}:attend_joint",
             "plain PyTorch: torch's fused attention knows no second set of keys for each token",
+            by_autograd="blocks.sequence_attention.by_autograd:attend_joint",
         ),
     )
 

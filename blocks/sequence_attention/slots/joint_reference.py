@@ -25,6 +25,29 @@ def attend_joint(
     return y
 
 
+def attended_joint(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, slots: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Return what `attend_joint` does, and the weights.
+
+    slots: keys and values [reads, B, S, kv_heads, head_dim] of the slots read, None for no slots.
+    """
+    length, groups = k.shape[1:3]
+    with torch.autocast(q.device.type, enabled=False):
+        scores = masked(torch.bmm(by_heads(q, groups), by_heads(k, groups).mT), mask)
+        if slots is not None:
+            own = torch.bmm(_each(q, groups), _by_token(slots[0]).mT)
+            scores = torch.cat((scores, _among_heads(own, q, groups)), -1)
+            del own
+        weights = scores.mul_(q.shape[-1] ** -0.5).softmax(-1)
+        del scores
+        y = by_tokens(torch.bmm(weights[..., :length], by_heads(v, groups)), q)
+        if slots is not None:
+            shares = _among_tokens(weights[..., length:], q, groups)
+            y += torch.bmm(shares, _by_token(slots[1])).view(y.shape)
+    return y.to(v.dtype), weights
+
+
 class _Joint(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -38,21 +61,9 @@ class _Joint(torch.autograd.Function):
         reads: int,
     ) -> Tensor:
         ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
-        length, groups = k.shape[1:3]
-        with torch.autocast(q.device.type, enabled=False):
-            scores = masked(torch.bmm(by_heads(q, groups), by_heads(k, groups).mT), mask)
-            if reads:
-                own = torch.bmm(_each(q, groups), _slots(memory.keys, reads).mT)
-                scores = torch.cat((scores, _among_heads(own, q, groups)), -1)
-                del own
-            weights = scores.mul_(q.shape[-1] ** -0.5).softmax(-1)
-            del scores
-            y = by_tokens(torch.bmm(weights[..., :length], by_heads(v, groups)), q)
-            if reads:
-                shares = _among_tokens(weights[..., length:], q, groups)
-                y += torch.bmm(shares, _slots(memory.values, reads)).view(y.shape)
+        y, weights = attended_joint(q, k, v, mask, memory.read(slice(reads)) if reads else None)
         ctx.save_for_backward(q, k, v, token, weights)
-        return y.to(v.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -65,7 +76,7 @@ class _Joint(torch.autograd.Function):
         to_y = by_heads(gradient, groups)
         to_scores = torch.bmm(to_y, by_heads(v, groups).mT)
         if reads:
-            own = torch.bmm(_each(gradient, groups), _slots(memory.values, reads).mT)
+            own = torch.bmm(_each(gradient, groups), _by_token(memory.values[:reads]).mT)
             to_scores = torch.cat((to_scores, _among_heads(own, q, groups)), -1)
             del own
         to_scores.sub_((weights * to_scores).sum(-1, keepdim=True)).mul_(weights).mul_(q.shape[-1] ** -0.5)
@@ -76,7 +87,7 @@ class _Joint(torch.autograd.Function):
         if reads:
             own = _among_tokens(to_scores[..., length:], q, groups)
             del to_scores
-            to_q += torch.bmm(own, _slots(memory.keys, reads)).view(to_q.shape)
+            to_q += torch.bmm(own, _by_token(memory.keys[:reads])).view(to_q.shape)
             keys[:reads] += _as_slots(torch.bmm(own.mT, _each(q, groups)), keys)
             del own
             shares = _among_tokens(weights[..., length:], q, groups)
@@ -89,13 +100,13 @@ def _each(x: Tensor, groups: int) -> Tensor:
     return wide(x).reshape(-1, x.shape[2] // groups, x.shape[3])
 
 
-def _slots(x: Tensor, reads: int) -> Tensor:
-    """Return the first slots of x [slots, B, S, groups, head_dim] as [B * S * groups, reads, head_dim]."""
-    return wide(x[:reads]).permute(1, 2, 3, 0, 4).reshape(-1, reads, x.shape[4])
+def _by_token(x: Tensor) -> Tensor:
+    """Return slots x [reads, B, S, groups, d] as [B * S * groups, reads, d], at least in fp32."""
+    return wide(x).permute(1, 2, 3, 0, 4).reshape(-1, len(x), x.shape[4])
 
 
 def _as_slots(x: Tensor, like: Tensor) -> Tensor:
-    """Invert `_slots`; the result has the shape of `like`."""
+    """Invert `_by_token`; the result has the shape of `like`."""
     return x.view(*like.shape[1:4], -1, like.shape[4]).permute(3, 0, 1, 2, 4)
 
 

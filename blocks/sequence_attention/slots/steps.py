@@ -32,6 +32,7 @@ class StepsAttend(SlotAttend):
             "attend_steps",
             "blocks.sequence_attention.slots.steps_reference:attend_steps",
             "plain PyTorch: keys of all steps are laid side by side",
+            by_autograd="blocks.sequence_attention.by_autograd:attend_steps",
         ),
     )
 

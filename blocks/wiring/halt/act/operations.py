@@ -39,7 +39,15 @@ class HaltUpdate(Operation):
     threshold: float
 
     decoding = LOCAL
-    kernels = (Kernel("halt_update", f"{_REFERENCE}:halt_update", "elementwise", traceable=False),)
+    kernels = (
+        Kernel(
+            "halt_update",
+            f"{_REFERENCE}:halt_update",
+            "elementwise",
+            traceable=False,
+            by_autograd=f"{_REFERENCE}:halt_update_by_autograd",
+        ),
+    )
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -5,7 +5,7 @@ Shapes: states are [batch, sequence, width], logits, probabilities and ponder co
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,36 @@ def halt_update(
     return made
 
 
+def halt_update_by_autograd(
+    logit: Tensor, new: Tensor, state: Tensor, probability: Tensor, ponder: Tensor, *, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `halt_update` does, with gradients by autograd."""
+    step = _step(logit, probability, threshold)
+    mixed = ((new - state) * step.weight.to(new.dtype) + state).to(state.dtype)
+    return mixed, step.after, ponder + step.running + step.weight * step.halts
+
+
+class _Step(NamedTuple):
+    """The share of the new state, the next halting probability, and which tokens run, halt and go on."""
+
+    weight: Tensor
+    after: Tensor
+    running: Tensor
+    halts: Tensor
+    stays: Tensor
+
+
+def _step(logit: Tensor, probability: Tensor, threshold: float) -> _Step:
+    p = logit.to(probability.dtype).sigmoid()
+    total, running = probability + p, probability < 1
+    halts = running & (total > threshold)
+    stays = running & ~halts
+    weight = torch.where(halts, 1 - probability, p * stays)
+    ones = torch.ones_like(probability)
+    after = torch.where(halts, ones, torch.where(stays, total, probability))
+    return _Step(weight, after, running, halts, stays)
+
+
 class _Update(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -43,18 +73,12 @@ class _Update(torch.autograd.Function):
         ponder: Tensor,
         threshold: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        p = logit.to(probability.dtype).sigmoid()
-        total, running = probability + p, probability < 1
-        halts = running & (total > threshold)
-        stays = running & ~halts
-        weight = torch.where(halts, 1 - probability, p * stays)
+        weight, after, running, halts, stays = _step(logit, probability, threshold)
         # in place: costs assume a single tensor of the width
         mixed = (new - state).mul_(weight.to(new.dtype)).add_(state).to(state.dtype)
         kind = (stays * _STAYS + halts * _HALTS).to(torch.uint8)
         ctx.save_for_backward(new, state, weight, kind)
         ctx.dtype = logit.dtype
-        ones = torch.ones_like(probability)
-        after = torch.where(halts, ones, torch.where(stays, total, probability))
         return mixed, after, ponder + running + weight * halts
 
     @staticmethod

@@ -14,6 +14,7 @@ from blocks.ir.tensor_type import ORDER, Shape, TensorType
 from blocks.kernels.slots import DepthCache, SlotRead, SlotWrite
 
 _REFERENCE = "blocks.wiring.residual.mix.reference"
+_BY_AUTOGRAD = "blocks.wiring.residual.mix.by_autograd"
 
 
 def values_of(given: TensorType, width: int) -> TensorType:
@@ -28,7 +29,14 @@ class ValueCache(DepthCache):
     width: int
     count: int = 0
 
-    kernels = (Kernel("values", f"{_REFERENCE}:values", "allocated once per forward, indexed explicitly"),)
+    kernels = (
+        Kernel(
+            "values",
+            f"{_REFERENCE}:values",
+            "allocated once per forward, indexed explicitly",
+            by_autograd=f"{_BY_AUTOGRAD}:values",
+        ),
+    )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the slots [count, width] and the order token."""
@@ -51,7 +59,14 @@ class WriteValue(SlotWrite):
 
     counts_steps = False
 
-    kernels = (Kernel("write_value", f"{_REFERENCE}:write", "written in place once, no list is stacked"),)
+    kernels = (
+        Kernel(
+            "write_value",
+            f"{_REFERENCE}:write",
+            "written in place once, no list is stacked",
+            by_autograd=f"{_BY_AUTOGRAD}:write",
+        ),
+    )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
@@ -107,7 +122,14 @@ class SumValues(MixValues):
     reads: LoopIndex = ORIGIN
 
     span: Literal["inclusive"] = "inclusive"
-    kernels = (Kernel("sum_values", f"{_REFERENCE}:weigh", "not fused: elementwise, value by value"),)
+    kernels = (
+        Kernel(
+            "sum_values",
+            f"{_REFERENCE}:weigh",
+            "not fused: elementwise, value by value",
+            by_autograd=f"{_BY_AUTOGRAD}:weigh",
+        ),
+    )
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [most, heads], from the latest value back."""
@@ -150,7 +172,14 @@ class AttendValues(ScoreValues):
     reads: LoopIndex = ORIGIN
 
     span: Literal["inclusive"] = "inclusive"
-    kernels = (Kernel("attend_values", f"{_REFERENCE}:attend", "not fused: elementwise, value by value"),)
+    kernels = (
+        Kernel(
+            "attend_values",
+            f"{_REFERENCE}:attend",
+            "not fused: elementwise, value by value",
+            by_autograd=f"{_BY_AUTOGRAD}:attend",
+        ),
+    )
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         return ((self.width,),)

@@ -28,7 +28,14 @@ class RectifyValues(ScoreValues):
     reads: LoopIndex = ORIGIN
 
     span: Literal["inclusive"] = "inclusive"
-    kernels = (Kernel("rectify_values", f"{_REFERENCE}:rectify", "not fused: elementwise, value by value"),)
+    kernels = (
+        Kernel(
+            "rectify_values",
+            f"{_REFERENCE}:rectify",
+            "not fused: elementwise, value by value",
+            by_autograd="blocks.wiring.residual.mix.by_autograd:rectify",
+        ),
+    )
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return b [most, width], from the latest value back, and w [width]."""

@@ -15,6 +15,7 @@ from blocks.kernels.slots import SlotRead
 from blocks.wiring.residual.mix.operations import SumValues, values_of
 
 _REFERENCE = "blocks.wiring.residual.mix.token_reference"
+_BY_AUTOGRAD = "blocks.wiring.residual.mix.by_autograd"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,14 @@ class NormLatest(SlotRead):
     reads: LoopIndex = ORIGIN
 
     span: Literal["inclusive"] = "inclusive"
-    kernels = (Kernel("norm_latest", f"{_REFERENCE}:norm_latest", "one slot, elementwise"),)
+    kernels = (
+        Kernel(
+            "norm_latest",
+            f"{_REFERENCE}:norm_latest",
+            "one slot, elementwise",
+            by_autograd=f"{_BY_AUTOGRAD}:norm_latest",
+        ),
+    )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
@@ -60,7 +68,12 @@ class SumByToken(SumValues):
     """
 
     kernels = (
-        Kernel("sum_by_token", f"{_REFERENCE}:weigh_by_token", "not fused: elementwise, value by value"),
+        Kernel(
+            "sum_by_token",
+            f"{_REFERENCE}:weigh_by_token",
+            "not fused: elementwise, value by value",
+            by_autograd=f"{_BY_AUTOGRAD}:weigh_by_token",
+        ),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -20,6 +20,7 @@ ITERATIONS = 20
 """The number of Sinkhorn iterations, as in mHC (arXiv 2512.24880)."""
 
 _REFERENCE = "blocks.wiring.residual.streams.reference"
+_BY_AUTOGRAD = "blocks.wiring.residual.streams.by_autograd"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,16 @@ class StreamMaps(Operation):
         """One product with the streams, divided by their norm afterwards."""
         name = "maps_free" if self.constraint == "none" else f"maps_{self.constraint}"
         why = "not fused: one product, divided by the norm behind it"
-        return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=f"{_REFERENCE}:pack", prepared=3),)
+        return (
+            Kernel(
+                name,
+                f"{_REFERENCE}:{name}",
+                why,
+                prepare=f"{_REFERENCE}:pack",
+                prepared=3,
+                by_autograd=f"{_BY_AUTOGRAD}:{name}",
+            ),
+        )
 
     @property
     def columns(self) -> int:
@@ -156,12 +166,15 @@ class ReadStreams(Operation):
         if self.dynamic:
             return (
                 Kernel(
-                    "read_dynamic", f"{_REFERENCE}:read_dynamic", "not fused: weighted by each token's maps"
+                    "read_dynamic",
+                    f"{_REFERENCE}:read_dynamic",
+                    "not fused: weighted by each token's maps",
+                    by_autograd=f"{_BY_AUTOGRAD}:read_dynamic",
                 ),
             )
         prepare = "" if self.constraint == "none" else f"{_REFERENCE}:share"
         name, why = "read_static", "not fused: weights times the streams as rows"
-        return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=prepare, prepared=1 if prepare else 0),)
+        return (_static(name, why, prepare, 1),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.streams, self.width), *maps_shape(self))
@@ -202,10 +215,10 @@ class WriteStreams(Operation):
             else "not fused: streams mixed by one product, the update added"
         )
         if self.dynamic:
-            return (Kernel("write_dynamic", f"{_REFERENCE}:write_dynamic", why),)
+            name = "write_dynamic"
+            return (Kernel(name, f"{_REFERENCE}:{name}", why, by_autograd=f"{_BY_AUTOGRAD}:{name}"),)
         prepare = "" if self.constraint == "none" else f"{_REFERENCE}:static_{self.constraint}"
-        name = "write_static"
-        return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=prepare, prepared=2 if prepare else 0),)
+        return (_static("write_static", why, prepare, 2),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.streams, self.width), (self.width,), *maps_shape(self))
@@ -236,6 +249,13 @@ class WriteStreams(Operation):
     def passthrough(self, output: int) -> int | None:
         """A skipped write returns the streams unchanged."""
         return 0
+
+
+def _static(name: str, why: str, prepare: str, prepared: int) -> Kernel:
+    """Return a kernel with learned weights, which `prepare` constrains."""
+    functions = f"{_REFERENCE}:{name}", f"{_BY_AUTOGRAD}:{name}"
+    count = prepared if prepare else 0
+    return Kernel(name, functions[0], why, prepare=prepare, prepared=count, by_autograd=functions[1])
 
 
 def mix_shape(streams: int, constraint: Constraint) -> Shape:

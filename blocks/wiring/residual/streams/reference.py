@@ -23,7 +23,7 @@ from blocks.wiring.residual.streams.autograd import (
     WriteDynamic,
     WriteStatic,
 )
-from blocks.wiring.residual.streams.sinkhorn import doubly_stochastic
+from blocks.wiring.residual.streams.sinkhorn import doubly_stochastic, doubly_stochastic_by_autograd
 
 
 def open_streams(x: Tensor, streams: int, apart: bool) -> Tensor:
@@ -101,7 +101,8 @@ def share(read: Tensor) -> tuple[Tensor]:
 
 def static_doubly_stochastic(write: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
     """Return static writing factors in (0, 2), and a doubly stochastic mix."""
-    return 2 * write.sigmoid(), doubly_stochastic(mix.T[None, None])[0, 0].T
+    # one matrix: autograd keeps little
+    return 2 * write.sigmoid(), doubly_stochastic_by_autograd(mix.T[None, None])[0, 0].T
 
 
 def static_diagonal(write: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,23 +26,39 @@ def doubly_stochastic(logits: Tensor) -> Tensor:
     return made
 
 
+def doubly_stochastic_by_autograd(logits: Tensor) -> Tensor:
+    """Do what `doubly_stochastic` does, with gradients by autograd."""
+    return _scaled(_powers(logits), logits)
+
+
+def _powers(logits: Tensor) -> Tensor:
+    """Return exp(logits) [n, n, tokens]; a factor of each row does not change the result."""
+    # tokens last, so that sums over a few elements are sums of long vectors
+    powers = wide(logits).flatten(0, 1).permute(1, 2, 0).contiguous()
+    return (powers - powers.detach().amax(1, keepdim=True)).exp_()
+
+
+def _scaled(powers: Tensor, like: Tensor) -> Tensor:
+    """Return the doubly stochastic matrices of powers, like logits in shape and dtype."""
+    rows, columns = _iterate(powers)
+    made = powers * rows[-1].unsqueeze(1) * columns[-1]
+    return made.permute(2, 0, 1).reshape(like.shape).to(like.dtype)
+
+
 class _Sinkhorn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        # tokens last, so that sums over a few elements are sums of long vectors
-        powers = _tokens_last(wide(logits))
-        powers = (powers - powers.amax(1, keepdim=True)).exp_()
+        powers = _powers(logits)
         ctx.save_for_backward(powers)
         ctx.shape, ctx.dtype = logits.shape, logits.dtype
-        rows, columns = _iterate(powers)
-        return _tokens_first(powers * rows[-1].unsqueeze(1) * columns[-1], ctx.shape).to(ctx.dtype)
+        return _scaled(powers, logits)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (powers,) = ctx.saved_tensors
         rows, columns = _iterate(powers)
-        gradient = _tokens_last(gradient.to(powers.dtype))
+        gradient = gradient.to(powers.dtype).flatten(0, 1).permute(1, 2, 0).contiguous()
         weighted = gradient * powers
         by_row = (weighted * columns[-1]).sum(1)
         by_column = (weighted * rows[-1].unsqueeze(1)).sum(0)
@@ -54,7 +70,7 @@ class _Sinkhorn(torch.autograd.Function):
             by_sum = by_row.mul_(row.square()).neg_().unsqueeze(1)
             by_power.addcmul_(by_sum, before)
             by_column = (powers * by_sum).sum(0)
-        return _tokens_first(by_power.mul_(powers), ctx.shape).to(ctx.dtype)
+        return by_power.mul_(powers).permute(2, 0, 1).reshape(ctx.shape).to(ctx.dtype)
 
 
 def _iterate(powers: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -64,11 +80,3 @@ def _iterate(powers: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         rows.append((powers * columns[-1]).sum(1).reciprocal_())
         columns.append((powers * rows[-1].unsqueeze(1)).sum(0).reciprocal_())
     return rows, columns
-
-
-def _tokens_last(x: Tensor) -> Tensor:
-    return x.flatten(0, 1).permute(1, 2, 0).contiguous()
-
-
-def _tokens_first(x: Tensor, shape: torch.Size) -> Tensor:
-    return x.permute(2, 0, 1).reshape(shape)
