@@ -267,7 +267,8 @@ class Space:
         spec = build(Spec, tree, broken=resolver.broken)
         faults = [*([] if isinstance(spec, Spec) else spec), *undefined(tree)]
         yield from (self._of_range(fault, tree) for fault in faults if not resolver.hides(fault.path))
-        parts = valid_parts(tree, resolver.broken)
+        sound = spec if isinstance(spec, Spec) and not resolver.broken else None
+        parts = sound or valid_parts(tree, resolver.broken)
         if not resolver.hides("train") and not (parts.train is None and tree.child("train")):
             yield from against_search(self.search, self._tree, parts.train, parts.caps)
 

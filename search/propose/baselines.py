@@ -19,7 +19,6 @@ from composer.language.space import Space
 from composer.language.validation.search_checks import metric_fault
 from composer.measures.registry import MEASURES
 from composer.settings.errors import Fault, SpecError
-from search.propose.matching import matched
 
 
 def baseline_faults(space: Space) -> Iterator[Fault]:
@@ -76,7 +75,12 @@ def entered(space: Space) -> Iterator[tuple[Entry, Spec, dict[str, Any]]]:
 
 def entered_as(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
     """Return the spec as which a baseline is trained beside candidates such as `like`, and its origin."""
-    return matched(entry, like) if entry.match else (entry.spec, {})
+    if not entry.match:
+        return entry.spec, {}
+    # the solver of sizes, which few spaces need
+    from search.propose.matching import matched
+
+    return matched(entry, like)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from composer.language.space import Space
 from composer.settings.errors import Fault, SpecError, listed
 from search.propose.baselines import baseline_faults
 from search.propose.sampler import find_sampler
-from search.propose.starts import starts
 
 
 def check_search(space: Space) -> None:
@@ -45,6 +44,11 @@ def sampler_faults(space: Space) -> Iterator[Fault]:
 
 def start_faults(space: Space) -> Iterator[Fault]:
     """Yield why specs in `start` cannot be tried."""
+    if not space.search.start:
+        return
+    # reads other searches, of which most spaces name none
+    from search.propose.starts import starts
+
     try:
         starts(space)
     except SpecError as error:

@@ -11,7 +11,6 @@ from pydantic_core import PydanticCustomError
 
 from blocks.base.config import Config
 from blocks.base.invalid import INVALID, Unknown
-from composer.language.validation.hints import meant
 from composer.settings.tree import Node, within
 
 C = TypeVar("C", bound=Config)
@@ -55,6 +54,9 @@ def partial(config: type[C], plain: Mapping[str, Any], wrong: Collection[str] = 
 
 def _meant(name: str, config: type[Config], known: Collection[str]) -> Collection[str]:
     """Give the keys that count as given, misspelt; of several meanings only those that have to be given."""
+    # imports all blocks, options and tasks, whose words it knows
+    from composer.language.validation.hints import meant
+
     fields = meant(name, config, known)
     required = {field.alias or name for name, field in config.model_fields.items() if field.is_required()}
     return fields if len(fields) == 1 else required.intersection(fields)

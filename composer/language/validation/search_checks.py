@@ -9,7 +9,6 @@ from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.search import FlopRungs, Objective, SearchConfig
 from composer.language.schema.spec import Train
-from composer.language.validation.hints import hint_for_metric
 from composer.language.validation.partial import partial
 from composer.language.validation.validate import build
 from composer.measures.registry import MEASURES
@@ -54,6 +53,9 @@ def metric_fault(objective: Objective, data: DataConfig) -> tuple[str, str, str]
     measured = data.metrics
     if name in measured:
         return None
+    # imports all blocks, options and tasks, whose words it knows
+    from composer.language.validation.hints import hint_for_metric
+
     expected = f"a cost, or a metric that the task {data.task} measures"
     return expected, shown(name), hint_for_metric(name, measured, MEASURES)
 

@@ -334,14 +334,13 @@ def _problem(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fault
 
 def valid_parts(tree: Node, broken: Collection[str] = ()) -> Parts:
     """Make the sections of a resolved tree of what is valid in them; see `semantic`."""
-    from blocks.find import block_types
+    from blocks.find import block_type
     from composer.language.validation.partial import partial, partial_at
 
-    types = block_types()
     blocks = {}
     for name, node in _mapping(tree.child("blocks")).items():
         tag = node.child("type")
-        config = types.get(tag.value) if tag and isinstance(tag.value, str) else None
+        config = block_type(tag.value) if tag and isinstance(tag.value, str) else None
         block = partial_at(config, node, join("blocks", name), broken) if config else None
         if block is not None:
             blocks[name] = block
