@@ -99,12 +99,12 @@ def test_experts_of_one_neuron_are_counted_in_all_heads():
     spec = load("specs/family/peer.yaml", ["stages=[{recur: 3, step: [seq, mlp, peer]}]"])
     assert experts_needed(spec) == 4 * (4 * 4) * 3
     limits = Limits(spec, ShapeBounds())
-    assert limits.hold({})
+    assert limits.allow({})
     assert limits.widened == ["peer: heads * active 0.25 times the width"]
-    assert limits.hold({"blocks.peer.experts": 64})
-    assert not limits.hold({"blocks.peer.experts": 49}), "fewer than 4 for each of 16 active"
-    assert not limits.hold({"blocks.peer.heads": 2}), "less of the width than the base uses"
-    assert Limits(spec, ShapeBounds(experts_per_active=3)).hold({"blocks.peer.experts": 49})
+    assert limits.allow({"blocks.peer.experts": 64})
+    assert not limits.allow({"blocks.peer.experts": 49}), "fewer than 4 for each of 16 active"
+    assert not limits.allow({"blocks.peer.heads": 2}), "less of the width than the base uses"
+    assert Limits(spec, ShapeBounds(experts_per_active=3)).allow({"blocks.peer.experts": 49})
 
 
 def test_dense_twins_have_the_activation_of_the_experts_and_the_width_of_all_that_a_token_uses():

@@ -57,7 +57,7 @@ class AxisSolver:
         for axis, level in zip(self._axes, levels, strict=True):
             sizes |= axis.values(level)
             way += axis.distance(level)
-        costs = self._costs(sizes) if self._limits.hold(sizes) else None
+        costs = self._costs(sizes) if self._limits.allow(sizes) else None
         return Solution(NOWHERE if costs is None else goal.score(costs, way), sizes)
 
     def _counted(

@@ -153,7 +153,7 @@ def match_to(
     costs = measures(tree)
     residuals = (Residual(measure, costs[measure], *aim) for measure, aim in aims.items())
     limits = matching.limits
-    assert limits.hold(solution.values)
+    assert limits.allow(solution.values)
     moves = tuple(matching.moves(solution.values))
     far = distance(limits.base, solution.values)
     reached = tuple(limits.reached(solution.values))

@@ -171,7 +171,7 @@ class Limits:
             self.widened.append(f"{what} {own:.3g} times the width")
         return min(span[0], own), max(span[1], own)
 
-    def hold(self, sizes: Sizes) -> bool:
+    def allow(self, sizes: Sizes) -> bool:
         """Whether the sizes, those of the base where there are no others, are within all bounds."""
         now = {**self.base, **sizes}
         width = now[WIDTH]
@@ -190,7 +190,7 @@ class Limits:
         return head_dim in block.head_dims and not heads % kv_heads and heads // kv_heads in block.groups
 
     def attention_fits(self, now: Sizes) -> bool:
-        """Whether the heads are within their bounds; cheaper than `outside`."""
+        """Whether the heads are within their bounds; cheaper than `allow`."""
         width = now.get(WIDTH, self.base[WIDTH])
         for each in self.attention:
             heads, head_dim = path(each.name, "heads"), path(each.name, "head_dim")
