@@ -7,9 +7,11 @@ from html import escape
 
 from composer.draw.shapes import Detail, Picture
 from composer.draw.svg import FONTS, svg
+from composer.draw.theme import DARKENED
 
 _STYLE = """
 body { margin: 24px; background: #fff; color: #1b2430; font: 14px/1.45 FONTS; }
+main { overflow-x: auto; }
 svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 .part { cursor: default; outline: none; }
 .part:hover > rect:first-of-type, .part:focus > rect:first-of-type { stroke: #1b2430; stroke-width: 2.4; }
@@ -22,7 +24,15 @@ svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 #details th, #details td { padding: 2px 14px 2px 0; text-align: left; vertical-align: top; }
 #details th { border-bottom: 1px solid #c3cad3; font-weight: 600; }
 #details .number { padding-right: 0; padding-left: 10px; text-align: right; white-space: nowrap; }
-""".replace("FONTS", FONTS)
+@media screen and (max-width: 640px) {
+  body { margin: 8px; }
+  #details table { font-size: 11px; }
+}
+@media screen and (prefers-color-scheme: dark) {
+  body { background: #1a1a1a; }
+  svg, #details { filter: DARKENED; }
+}
+""".replace("FONTS", FONTS).replace("DARKENED", DARKENED)
 
 _SCRIPT = """
 const details = document.getElementById("details");
@@ -42,6 +52,8 @@ for (const part of document.querySelectorAll(".part")) {
   for (const end of ["pointerleave", "blur"]) part.addEventListener(end, () => { details.hidden = true; });
 }
 """
+_LEAST = 0.85
+"""How small a picture may be shown."""
 _NUMBERS = 2
 """How many columns of a table, at its end, are numbers."""
 
@@ -59,10 +71,13 @@ def html(picture: Picture) -> str:
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(picture.title)}</title>",
-        f"<style>{_STYLE}</style>",
+        # below this width it scrolls sideways, since smaller text cannot be read
+        f"<style>{_STYLE}svg {{ min-width: {_LEAST * picture.width:.0f}px; }}</style>",
         "</head>",
         "<body>",
+        "<main>",
         svg(picture, alone=False),
+        "</main>",
         *templates,
         '<div id="details" role="tooltip" hidden></div>',
         f"<script>{_SCRIPT}</script>",

@@ -13,6 +13,9 @@ STAGES = ("#f5f7f9", "#eaeef2")
 """What stages are filled with, by depth of nesting in turn."""
 BAR = "#edf0f3"
 
+DARKENED = "invert(0.9) hue-rotate(180deg)"
+"""The CSS filter that shows a picture on a dark page: lightness turned round, hues kept."""
+
 TIMES = "\u00d7"
 
 TITLE, NAME, BODY, SMALL = 24.0, 17.0, 14.0, 13.0

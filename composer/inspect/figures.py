@@ -12,44 +12,58 @@ from composer.page.chart import Chart, Scale, n, scale, width_of
 
 _COLOURS = 5
 _ALL = "all"
-_TOP, _LEGEND, _BELOW = 50.0, 20.0, 52.0
+_LEFT, _TOP, _LEGEND, _BELOW = 62.0, 64.0, 20.0, 52.0
+_PALEST, _STRONGEST = 0.04, 0.56
+"""Opacities of cells: text in the usual colour can be read on all of them."""
 _LEAST_SHARE = 0.05
 """The share that has the strongest colour at least, so that what shows as 0 is pale."""
 
 
 def lines(view: Lines, width: float, twins: Sequence[Lines] = ()) -> Chart:
     """Draw curves, with a legend where there are several; `twins` have the same scale of y."""
-    height = 320.0 + (_LEGEND if len(view.series) > 1 else 0)
-    top = _TOP + (_LEGEND if len(view.series) > 1 else 0)
+    keys = _keys([*view.series], width) if len(view.series) > 1 else {}
+    top = _TOP + max((y for _, y in keys.values()), default=0.0)
+    height = 270.0 + top
     drawn = {name: _finite(points) for name, points in view.series.items()}
     xs = [x for points in drawn.values() for x, _ in points]
     ys = [y for each in (view, *twins) for points in each.series.values() for _, y in _finite(points)]
     if not ys:
         return _empty(view.title, width)
-    across = scale(xs, 62, width - 12, room=0.02)
+    across = scale(xs, _LEFT, width - 12, room=0.02)
     up = scale([*ys, 0.0] if min(ys) >= 0 else ys, height - _BELOW, top, room=0.04)
     if view.share:
         up = Scale(0.0, 1.0, height - _BELOW, top)
     chart = Chart(width, height, view.title, f"{view.y} by {view.x}")
     chart.words(12, 20, view.title, "name")
-    chart.beside(up, 62, across.end, _percent if view.share else _short, "")
+    chart.beside(up, _LEFT, across.end, _percent if view.share else _short, view.y)
     chart.below(_Whole(across), height - _BELOW, top, lambda value: f"{value:g}", view.x)
     if view.marked is not None:
         x, label = view.marked
         chart.line([(across(x), up.start), (across(x), up.end)], "rung")
         chart.words(across(x) + 5, up.end + 12, label, "note")
-    beside = 62.0
     for (name, points), kind in zip(drawn.items(), _kinds([*drawn]), strict=True):
         chart.line([(across(x), up(y)) for x, y in points], f"curve {kind}")
         for x, y in points:
             label = f"{name}, {view.x} {x:g}: {_percent(y) if view.share else f'{y:.4g}'}"
             dot = f'<circle class="at {kind}" cx="{n(across(x))}" cy="{n(up(y))}" r="3.4"/>'
             chart.items.append(_tipped(dot, label))
-        if len(drawn) > 1:
-            chart.line([(beside, 42), (beside + 26, 42)], f"curve {kind}")
-            chart.words(beside + 32, 46, name, "tick")
-            beside += 32 + width_of(name) + 18
+        if name in keys:
+            x, y = keys[name]
+            chart.line([(x, y + 22), (x + 26, y + 22)], f"curve {kind}")
+            chart.words(x + 32, y + 26, name, "tick")
     return chart
+
+
+def _keys(names: Sequence[str], width: float) -> dict[str, tuple[float, float]]:
+    """Return where the legend has each name, in lines of a width; y from the first line's."""
+    made, x, y = {}, _LEFT, _LEGEND
+    for name in names:
+        room = 32 + width_of(name)
+        if x > _LEFT and x + room > width:
+            x, y = _LEFT, y + _LEGEND
+        made[name] = (x, y)
+        x += room + 18
+    return made
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:
@@ -84,6 +98,8 @@ def heat(view: Heat, width: float, twins: Sequence[Heat] = ()) -> Chart:
     chart = Chart(width, height, view.title, f"{view.rows} by {view.columns}")
     chart.words(12, 20, view.title, "name")
     chart.words(12, 46, view.rows, "tick")
+    if view.share:
+        chart.words(left + size * columns, 46, "in %", "tick end")
     chart.items.append(
         f'<rect class="ground" x="{n(left)}" y="56" width="{n(size * columns)}" height="{n(rows * tall)}"/>'
     )
@@ -114,16 +130,16 @@ class _Cell:
 
     def marks(self, shares: bool) -> str:
         kind = "more" if self.value >= 0 else "less"
+        shade = _PALEST + (_STRONGEST - _PALEST) * self.depth
         box = (
             f'<rect class="cell {kind}" x="{n(self.x)}" y="{n(self.y)}" width="{n(self.width)}" '
-            f'height="{n(self.height)}" fill-opacity="{0.04 + 0.96 * self.depth:.3f}"/>'
+            f'height="{n(self.height)}" fill-opacity="{shade:.3f}"/>'
         )
         text = f"{100 * self.value:z.0f}" if shares else f"{self.value:.2g}"
         if self.width < width_of(text) + 4:
             return box
-        on = " on" if self.depth > 0.55 else ""
         x, y = self.x + self.width / 2, self.y + self.height / 2 + 4
-        return f'{box}<text x="{n(x)}" y="{n(y)}" class="middle{on}">{text}</text>'
+        return f'{box}<text x="{n(x)}" y="{n(y)}" class="middle">{text}</text>'
 
 
 class _Whole(Scale):
@@ -153,8 +169,3 @@ def _short(value: float) -> str:
 
 def _exact(value: float, shares: bool) -> str:
     return f"{100 * value:.2f} %" if shares else f"{value:.4g}"
-
-
-def widths(runs: Sequence[object]) -> tuple[float, ...]:
-    """Return widths of charts: half of the page's where two runs stand side by side; else also a phone's."""
-    return (700.0, 470.0) if len(runs) == 1 else (470.0,)

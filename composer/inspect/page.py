@@ -11,19 +11,16 @@ from pathlib import Path
 from composer.inspect.base.measure import Measure, Result
 from composer.inspect.base.score import ALL
 from composer.inspect.base.views import Choice, Heat, Lines, Note, Rows, View
-from composer.inspect.figures import heat, lines, widths
+from composer.inspect.figures import heat, lines
 from composer.inspect.inspect import Inspected
-from composer.page.chart import Chart
 from composer.page.document import Section, document
-from composer.page.markup import either, figure, table
+from composer.page.markup import figure, table
 
 
 def page(runs: Sequence[Inspected], measures: Sequence[Measure]) -> str:
     """Return one self-contained page: no network, no other files."""
     runs = _told_apart(runs)
-    sections = [
-        Section(each.name, each.short, each.title, _section(each, runs, widths(runs))) for each in measures
-    ]
+    sections = [Section(each.name, each.short, each.title, _section(each, runs)) for each in measures]
     return document(" and ".join(run.name for run in runs), _header(runs), sections)
 
 
@@ -55,7 +52,7 @@ def _header(runs: Sequence[Inspected]) -> str:
 def _cards(runs: Sequence[Inspected]) -> Iterator[tuple[str, str, str]]:
     for run in runs:
         kind = "recurrent steps" if run.recurrent else "layers"
-        yield run.name, f"{run.steps} {kind}", f"of {run.stage}, whose steps are looked at"
+        yield run.name, f"{run.steps} {kind}", f"of {run.stage}, the stage that is inspected"
     for run in runs:
         lens = run.results.get("lens")
         if isinstance(lens, Result):
@@ -67,13 +64,14 @@ def _cards(runs: Sequence[Inspected]) -> Iterator[tuple[str, str, str]]:
         yield "Held-out data", f"{run.tokens:,} tokens", f"{run.sequences} sequences, the same for all runs"
 
 
-def _section(measure: Measure, runs: Sequence[Inspected], width: tuple[float, ...]) -> str:
+def _section(measure: Measure, runs: Sequence[Inspected]) -> str:
     defined = "".join(f'<p class="definition">{_quoted(text)}</p>' for text in measure.definition)
     named = '<h3 class="run">{}</h3>' if len(runs) > 1 else ""
     results = [run.results[measure.name] for run in runs]
     every = [view for each in results if isinstance(each, Result) for view in _leaves(each.views)]
+    shown = _Shown(700.0 if len(runs) == 1 else 470.0, every)
     columns = "".join(
-        f"<div>{named.format(escape(run.name))}{''.join(_result_html(each, _Shown(width, every)))}</div>"
+        f"<div>{named.format(escape(run.name))}{''.join(_result_html(each, shown))}</div>"
         for run, each in zip(runs, results, strict=True)
     )
     kind = "pair" if len(runs) > 1 else "single"
@@ -87,9 +85,9 @@ def _quoted(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Shown:
-    """How wide charts are, and all charts of the section: those of one title have the same scale."""
+    """How wide charts are on a desktop, and all charts of the section: those of one title have one scale."""
 
-    widths: tuple[float, ...]
+    wide: float
     every: Sequence[View]
 
 
@@ -113,20 +111,16 @@ def _view(view: View, shown: _Shown, number: int) -> str:
     match view:
         case Lines():
             alike = [each for each in shown.every if isinstance(each, Lines) and each.title == view.title]
-            return _drawn([lines(view, width, alike) for width in shown.widths])
+            return figure(lambda width: lines(view, width, alike), shown.wide)
         case Heat():
             same = [each for each in shown.every if isinstance(each, Heat) and each.title == view.title]
-            return _drawn([heat(view, width, same) for width in shown.widths])
+            return figure(lambda width: heat(view, width, same), shown.wide)
         case Rows():
             return table(view.head, [[escape(cell) for cell in row] for row in view.rows], view.words)
         case Note():
             return f"<p>{escape(view.text)}</p>"
         case Choice():
             return _choice(view, shown, number)
-
-
-def _drawn(charts: Sequence[Chart]) -> str:
-    return figure(charts[0]) if len(charts) == 1 else either(charts[0], charts[-1])
 
 
 def _choice(view: Choice, shown: _Shown, number: int) -> str:

@@ -11,6 +11,9 @@ from composer.draw.shapes import text_width
 from composer.draw.svg import FONTS
 from composer.page.theme import file_style
 
+WIDE, NARROW = 780.0, 350.0
+"""Widths of charts, for a desktop and for a phone, in pixels."""
+
 Words = Callable[[float], str]
 Span = tuple[float, float, float]
 
@@ -18,6 +21,8 @@ _CHAR = 7.1
 """Approximate width of a letter of a label, in pixels."""
 _NAME_SIZE = 13
 """The size of the class `name` in chart.css, in pixels."""
+_TITLE_SIZE = 12.5
+"""The size of a text without a class in chart.css, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -173,14 +178,17 @@ class Chart:
             if x - last >= _CHAR * len(text) + 8:
                 self.words(x, y + 18, text, "tick middle")
                 last = x
-        self.words((axis.start + axis.end) / 2, y + 38, title, "middle")
+        half = text_width(title, _TITLE_SIZE) / 2
+        middle = max(min((axis.start + axis.end) / 2, self.width - half), half)
+        self.words(middle if 2 * half < self.width else self.width / 2, y + 38, title, "middle")
 
     def beside(self, axis: Scale, x: float, right: float, words: Words, title: str) -> None:
         """Add an axis to the left: grid lines up to `right`, values, a title above."""
         for value in axis.ticks():
             self.line([(x, axis(value)), (right, axis(value))], "grid")
             self.words(x - 8, axis(value) + 4, words(value), "tick end")
-        self.words(x, min(axis.start, axis.end) - 14, title)
+        room = self.width - text_width(title, _TITLE_SIZE)
+        self.words(max(4, min(x, room)), min(axis.start, axis.end) - 14, title)
 
     def svg(self, alone: bool = False) -> str:
         """Return the SVG; `alone` means a separate file, in light colours, without links."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
-from composer.page.chart import Chart
+from composer.page.chart import NARROW, WIDE, Chart
+
+Draw = Callable[[float], Chart]
+"""Draws a chart of a width."""
 
 _TAG = re.compile(r"<[^>]*>")
 _LONG = 60
 """Number of letters above which a cell is not made narrow."""
 _HEAD = 10
-"""Number of letters above which the head of a column of numbers may be broken."""
+"""Number of letters above which the head of a column may be broken."""
 
 
-def alternatives(name: str, charts: dict[str, Chart]) -> str:
+def alternatives(name: str, charts: Mapping[str, Draw]) -> str:
     """Show one of several charts, chosen by name."""
     bodies = "".join(
-        f'<div class="alternative" data-name="{escape(key)}">{figure(chart)}</div>'
-        for key, chart in charts.items()
+        f'<div class="alternative" data-name="{escape(key)}">{figure(draw)}</div>'
+        for key, draw in charts.items()
     )
     return choice(name, list(charts)) + bodies
 
@@ -32,14 +35,12 @@ def choice(name: str, options: Sequence[str]) -> str:
     return f'<p class="choice"><label>{escape(name)} <select>{items}</select></label></p>'
 
 
-def figure(chart: Chart) -> str:
-    """Show a chart."""
-    return f'<div class="figure" tabindex="-1">{chart.svg()}</div>'
-
-
-def either(wide: Chart, narrow: Chart) -> str:
-    """Show a chart, on a phone the narrow version of it."""
-    return f'<div class="wide">{figure(wide)}</div><div class="narrow">{figure(narrow)}</div>'
+def figure(draw: Draw, wide: float = WIDE) -> str:
+    """Show a chart, where there is little room its narrow version."""
+    return (
+        f'<div class="figure"><div class="wide">{draw(wide).svg()}</div>'
+        f'<div class="narrow">{draw(NARROW).svg()}</div></div>'
+    )
 
 
 def legend(*entries: tuple[str, str]) -> str:
@@ -68,8 +69,8 @@ def table(
         return f'<td class="{kind}"{name}>{text}</td>'
 
     def title(number: int, name: str) -> str:
-        kind = "" if number in words else "number breaks" if len(name) > _HEAD else "number"
-        return f'<th class="{kind}">{escape(name)}</th>'
+        kind = "number " * (number not in words) + "breaks" * (len(name) > _HEAD)
+        return f'<th class="{kind}">{escape(name).replace("_", "_<wbr>")}</th>'
 
     top = "".join(title(*each) for each in enumerate(head))
     body = "".join(f"<tr>{''.join(cell(*each) for each in enumerate(row))}</tr>" for row in rows)

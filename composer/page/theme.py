@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from composer.draw.theme import FAINT, HUES, INK, PAPER, RULE, SOFT
+from composer.draw.theme import DARKENED, FAINT, HUES, INK, PAPER, RULE, SOFT
 
 LIGHT = {
     "paper": PAPER,
@@ -23,6 +23,8 @@ LIGHT = {
     "green": HUES["expert_attention"].strong,
     "purple": HUES["feed_forward"].strong,
     "warn": "#fdf3ea",
+    "shade": "rgb(0 0 0 / 14%)",
+    "picture": "none",
 }
 DARK = {
     "paper": "#171d26",
@@ -37,6 +39,8 @@ DARK = {
     "green": "#4fc8a6",
     "purple": "#bf9df0",
     "warn": "#33271b",
+    "shade": "rgb(0 0 0 / 70%)",
+    "picture": DARKENED,
 }
 
 

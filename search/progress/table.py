@@ -43,6 +43,9 @@ _PAUSE = 10.0
 """The pause after drawing a large search, as a multiple of the time that it took."""
 _ROWS = 10
 _WIDE = 100
+_NAME = len("* 99, knee")
+"""Columns that the names of trials have at least."""
+_NARROW = 70
 _OTHER_LINES = 12
 """Lines of the live table other than its rows: headings, finals, counts, a note."""
 _DAY = 86_400
@@ -124,20 +127,20 @@ def _cut(text: str, style: str = "") -> Text:
 def results(state: State, rows: int, width: int = _WIDE) -> Group:
     """Draw the best records as a table with those on the front marked, then the finals.
 
-    A terminal of less than `_WIDE` columns shows no parameters.
+    A terminal of less than `_WIDE` columns shows no search parameters, of `_NARROW` no `params`.
     """
-    tables = [_board(state, rows, width >= _WIDE), *([_finals(state)] if state.ledger.finals() else [])]
+    tables = [_board(state, rows, width), *([_finals(state)] if state.ledger.finals() else [])]
     return Group(*tables)
 
 
-def _board(state: State, rows: int, with_parameters: bool) -> Table:
+def _board(state: State, rows: int, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    # names and parameters may be cut, so that the figures stay readable
-    table.add_column("trial")
+    # names and parameters may be cut, so that the figures stay readable, but numbers of trials are whole
+    table.add_column("trial", min_width=_NAME)
     table.add_column("status", no_wrap=True)
-    for name in ["tokens", *state.goals.names, "params"]:
+    for name in ["tokens", *state.goals.names, *["params"] * (width >= _NARROW)]:
         table.add_column(name, justify="right", no_wrap=True)
-    if with_parameters:
+    if width >= _WIDE:
         table.add_column("search parameters")
     front, knee = {record.identity for record in state.front()}, state.knee()
     shown = [record for record in ranked(state) if record.status != "running"]
@@ -146,9 +149,9 @@ def _board(state: State, rows: int, with_parameters: bool) -> Table:
         name = f"{'*' if best else ' '} {named(state, record)}{', knee' if record is knee else ''}"
         values = by_name(state, record)
         cells = [value_text(goal, values[goal]) if goal in values else "-" for goal in state.goals.names]
-        tokens, params = count_text(record.tokens), count_text(record.costs["params"])
-        row: list[Text | str] = [_cut(name), record.status, tokens, *cells, params]
-        row += [_cut(parameters_text(record))] if with_parameters else []
+        row: list[Text | str] = [_cut(name), record.status, count_text(record.tokens), *cells]
+        row += [count_text(record.costs["params"])] if width >= _NARROW else []
+        row += [_cut(parameters_text(record))] if width >= _WIDE else []
         table.add_row(
             *row,
             style="bold" if best else "red" if record.status == "crashed" else "",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 
 from composer.costs.base.units import count_text, duration
 from composer.language.schema.search import FlopRungs
 from composer.page.markup import choice, figure, table, warn
 from search.progress.words import moved_text, parameter_names, plural
-from search.report import facts, figures
+from search.report import facts, figures, rows
 from search.report.markup import link
 from search.report.read import Source
 from search.report.stats import FEWEST, Effects
@@ -47,11 +48,11 @@ def _effects(goal: str, where: str, effects: Effects, names: list[str]) -> str:
         "<h3>Importance</h3><p class='soft'>The share of the variance between trials that each parameter "
         "accounts for, with 90 % intervals. The orange line is the 95th percentile over shuffled results; a "
         "grey bar is below it, so not significant.</p>"
-        f"{figure(figures.importance(effects, goal, names))}"
+        f"{figure(partial(rows.importance, effects, goal, names))}"
         "<h3>Effect</h3><p class='soft'>The change of the mean by each value, other parameters held equal, "
         "with 90 % intervals; in brackets the number of trials. A parameter that belongs to a branch is "
         "compared within that branch. Hollow points belong to parameters that are not significant.</p>"
-        f"{figure(figures.effect(effects, goal, names))}"
+        f"{figure(partial(rows.effect, effects, goal, names))}"
     )
 
 
@@ -81,7 +82,7 @@ def rungs(source: Source) -> str:
         warn(f"{text[0].upper()}{text[1:]}.")
         for text in (moved_text(state, rung) for rung in sorted(state.ledger.digest.spared))
     )
-    return f"{intro}</p>{spared}" + figure(figures.rungs(pairs)) + doubts
+    return f"{intro}</p>{spared}" + figure(partial(rows.rungs, pairs)) + doubts
 
 
 _OUTCOMES = {
@@ -94,11 +95,9 @@ _OUTCOMES = {
 
 def history(source: Source) -> str:
     """What was proposed, spent and crashed."""
-    parts = [
-        _spent(source),
-        _proposed(source),
-        *([figure(figures.history(source.proposals))] if source.proposals and source.proposals[1:] else ()),
-    ]
+    parts = [_spent(source), _proposed(source)]
+    if source.proposals and source.proposals[1:]:
+        parts.append(figure(partial(figures.history, source.proposals)))
     over = Counter(cap for proposal in source.proposals or () for cap in proposal.over)
     if over:
         most = ", ".join(f"{cap} {count} times" for cap, count in over.most_common())
@@ -149,12 +148,12 @@ def _proposed(source: Source) -> str:
         f"<p>Candidates costed: {drawn.costed}{each}. Of the sampler's own {drawn.own} drafts "
         f"{100 * drawn.share:.0f} % were over a cap or invalid.</p>"
     )
-    rows = [
+    shown = [
         [f"<span class='key {name}'></span>{name}", str(count), f"{100 * count / proposals:.0f} %", words]
         for name, words in _OUTCOMES.items()
         if (count := state.outcomes[name])
     ]
-    return intro + table(["proposals", "how many", "share", ""], rows, words=(0, 3))
+    return intro + table(["proposals", "how many", "share", ""], shown, words=(0, 3))
 
 
 def _finals(source: Source) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import TypeAlias
 from composer.costs.base.units import count_text
 from composer.language.schema.search import FlopRungs
 from composer.page.chart import (
+    WIDE,
     Chart,
     ErrorScale,
     Scale,
@@ -22,17 +22,16 @@ from composer.page.chart import (
     path,
     scale,
     spread,
-    width_of,
 )
 from search.progress.verdict import Result
-from search.progress.words import named, shorts, value_text
+from search.progress.words import named, value_text
 from search.report import facts
 from search.report.read import Proposal, Source
-from search.report.stats import Effects
 from search.store.ledger import Record
 
-WIDTH = 780.0
 _LEFT, _RIGHT, _TOP, _BELOW = 66.0, 24.0, 44.0, 52.0
+_SHORT = 60.0
+"""Width of the names that stand beside curves on a phone; the legend tells baselines from the others."""
 _ORDER = ("stopped", "running", "finished", "baseline", "front")
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right and bottom."""
@@ -40,7 +39,7 @@ _MANY = 60
 """Number of marks of one kind above which they are drawn smaller and not all can be reached by Tab."""
 
 
-def front(source: Source, against: str) -> Chart:
+def front(source: Source, against: str, width: float = WIDE) -> Chart:
     """Draw all measured points: the first objective against another measure, the front as a step line."""
     goals = source.state.goals
     first = goals.names[0]
@@ -51,7 +50,7 @@ def front(source: Source, against: str) -> Chart:
         and (y := facts.value_of(source, record, first)) is not None
     ]
     chart = Chart(
-        WIDTH,
+        width,
         430,
         f"{first} against {against}",
         f"{len(points)} points; the front: "
@@ -62,13 +61,13 @@ def front(source: Source, against: str) -> Chart:
     ]
     xs = [*(x for _, x, _ in points), *(x for wide, *_ in bars for x in wide)]
     ys = [*(y for *_, y in points), *(y for _, high, _ in bars for y in high)]
-    wide = bool(xs) and min(xs) > 0 and max(xs) > 5 * min(xs)
-    across = scale(xs, _LEFT, WIDTH - _RIGHT, wide)
+    log = bool(xs) and min(xs) > 0 and max(xs) > 5 * min(xs)
+    across = scale(xs, _LEFT, width - _RIGHT, log)
     upwards = accuracy_scale if goals.directions[0] == "maximize" else scale
     up = upwards(ys, chart.height - _BELOW, _TOP)
     chart.below(across, up.start, _TOP, partial(value_text, against), _axis(source, against))
     by_error = ", by the logarithm of its error" if isinstance(up, ErrorScale) else ""
-    chart.beside(up, _LEFT, WIDTH - _RIGHT, partial(value_text, first), _axis(source, first) + by_error)
+    chart.beside(up, _LEFT, width - _RIGHT, partial(value_text, first), _axis(source, first) + by_error)
     best = source.front
     place = {record.identity: (across(x), up(y)) for record, x, y in points}
     for (a, x, b), (low, y, high), begun in bars:
@@ -91,14 +90,14 @@ def front(source: Source, against: str) -> Chart:
     return chart
 
 
-def curves(source: Source, metric: str) -> Chart:
+def curves(source: Source, metric: str, width: float = WIDE) -> Chart:
     """Draw a metric over training tokens, or FLOPs if rungs are in FLOPs, with the rungs marked."""
     state = source.state
     unit = "FLOPs" if isinstance(state.config.rungs, FlopRungs) else "tokens"
     lines = {record.identity: facts.curve(source, record, metric) for record in source.shown}
     shown = [record for record in source.shown if lines[record.identity]]
     chart = Chart(
-        WIDTH,
+        width,
         420,
         f"{facts.metric_title(metric)} over training {unit}",
         f"{len(shown)} runs; rungs at {', '.join(map(count_text, state.config.marks)) or 'none'}",
@@ -106,8 +105,10 @@ def curves(source: Source, metric: str) -> Chart:
     every = [point for line in lines.values() for point in line]
     alike = unit == "tokens"
     names = {record.identity: named(state, record) for record in shown if alike and _speaks(source, record)}
+    if width < WIDE:
+        names = {identity: name for identity, name in names.items() if name_width(name) < _SHORT}
     room = max(map(name_width, names.values()), default=0) + 16
-    across = Scale(0, max((x for x, _ in every), default=1.0), _LEFT, WIDTH - max(room, _RIGHT))
+    across = Scale(0, max((x for x, _ in every), default=1.0), _LEFT, width - max(room, _RIGHT))
     up = scale((y for _, y in every), chart.height - _BELOW, _TOP + 28)
     chart.below(across, up.start, up.end, count_text, f"training {unit}")
     chart.beside(up, _LEFT, across.end, partial(value_text, metric), "")
@@ -139,103 +140,22 @@ def curves(source: Source, metric: str) -> Chart:
     return chart
 
 
-def importance(effects: Effects, name: str, parameters: Sequence[str]) -> Chart:
-    """Draw the share of variance that each parameter explains, and the share expected by chance."""
-    called = shorts(parameters)
-    left = 24 + max(width_of(called[each.parameter]) for each in effects.parameters)
-    chart = Chart(
-        WIDTH,
-        66 + 28 * len(effects.parameters),
-        f"importance of parameters for {name}",
-        "; ".join(f"{each.parameter}: {100 * each.share:.0f} %" for each in effects.parameters),
-    )
-    across = Scale(0, max(0.1, *(min(1.0, each.high) for each in effects.parameters)), left, WIDTH - 80)
-    chart.below(across, chart.height - 48, 8, _percent, f"share of the variance of {name} between trials")
-    for number, each in enumerate(effects.parameters):
-        y = 22 + 28 * number
-        weak = " weak" if each.share <= each.chance else ""
-        chart.words(left - 10, y + 4, called[each.parameter], "end")
-        chart.box(left, y - 7, across(min(each.share, across.high)) - left, 14, f"bar{weak}")
-        chart.line([(across(min(x, across.high)), y) for x in (each.low, each.high)], "whisker")
-        chance = across(min(each.chance, across.high))
-        chart.line([(chance, y - 10), (chance, y + 10)], "chance")
-        chart.words(
-            WIDTH - 70, y + 4, "< 0.1 %" if each.share < 0.001 else f"{100 * each.share:.2g} %", "tick"
-        )
-    return chart
-
-
-def effect(effects: Effects, name: str, parameters: Sequence[str]) -> Chart:
-    """Draw what each value of a parameter adds to the mean, with its interval."""
-    called = shorts(parameters)
-    rows = [(each, level) for each in effects.parameters for level in each.levels]
-    left = 40 + max(width_of(called[each.parameter]) for each in effects.parameters)
-    left += max(width_of(f"{level.label} ({level.count})") for _, level in rows)
-    height = 60 + 21 * len(rows) + 12 * len(effects.parameters)
-    chart = Chart(
-        WIDTH,
-        height,
-        f"effect of parameters on {name}",
-        "; ".join(f"{each.parameter}={level.label}: {level.effect:+.3g}" for each, level in rows),
-    )
-    across = scale([x for _, level in rows for x in (level.low, level.high, 0.0)], left, WIDTH - _RIGHT)
-    chart.below(across, height - 48, 6, partial(_signed, name), f"{name} against the mean of those asked")
-    chart.line([(across(0), height - 48), (across(0), 6)], "zero")
-    y = 20.0
-    for each in effects.parameters:
-        weak = " weak" if each.share <= each.chance else ""
-        chart.words(16, y + 4, called[each.parameter], "" if not weak else "tick")
-        for level in each.levels:
-            chart.words(left - 14, y + 4, f"{level.label} ({level.count})", "tick end")
-            chart.line([(across(level.low), y), (across(level.high), y)], f"whisker{weak}")
-            chart.dot(across(level.effect), y, 4.2, f"point{weak}")
-            y += 21
-        y += 12
-    return chart
-
-
-def rungs(pairs: Sequence[facts.Pair]) -> Chart:
-    """Draw the agreement of pairs of rungs."""
-    several = len({pair.metric for pair in pairs}) > 1
-    names = [f"{pair.metric}: " * several + f"{pair.first} and {pair.second}" for pair in pairs]
-    left = 20 + max(map(width_of, names))
-    chart = Chart(
-        WIDTH,
-        62 + 30 * len(pairs),
-        "rank correlation between rungs",
-        "; ".join(f"{name}: {_tau(pair)}" for name, pair in zip(names, pairs, strict=True)),
-    )
-    across = Scale(-1, 1, left, WIDTH - 220)
-    chart.below(across, chart.height - 46, 6, lambda value: f"{value:g}", "Kendall's tau, 90 % interval")
-    chart.line([(across(0), chart.height - 46), (across(0), 6)], "zero")
-    for number, (name, pair) in enumerate(zip(names, pairs, strict=True)):
-        y = 22 + 30 * number
-        chart.words(left - 10, y + 4, name, "end")
-        weak = " weak" if pair.doubt else ""
-        if pair.agreement is not None:
-            low, high = pair.agreement.low, pair.agreement.high
-            chart.line([(across(max(-1, low)), y), (across(min(1, high)), y)], f"whisker{weak}")
-            chart.dot(across(pair.agreement.tau), y, 5, f"point{weak}")
-        chart.words(WIDTH - 205, y + 4, f"{_tau(pair)}, {pair.trials} runs", "tick")
-    return chart
-
-
-def history(proposals: Sequence[Proposal]) -> Chart:
+def history(proposals: Sequence[Proposal], width: float = WIDE) -> Chart:
     """Draw the outcomes of proposals in order, and the feasible share of the sampler's last drafts."""
     window = max(10, min(50, len(proposals) // 8))
     drawn = [proposal.drawn for proposal in proposals]
     chart = Chart(
-        WIDTH,
+        width,
         250,
         "feasible share of the sampler's drafts",
         f"{len(proposals)} proposals; {sum(each.infeasible for each in drawn)} of "
         f"{sum(each.own for each in drawn)} drafts of the sampler over a cap or invalid",
     )
-    across = Scale(1, max(2, len(proposals)), _LEFT, WIDTH - _RIGHT)
+    across = Scale(1, max(2, len(proposals)), _LEFT, width - _RIGHT)
     up = Scale(0, 1, chart.height - _BELOW - 26, 34)
     chart.below(across, up.start + 26, up.end, lambda value: f"{value:g}", "proposal")
     chart.beside(
-        up, _LEFT, WIDTH - _RIGHT, _percent, f"feasible among the drafts of the last {window} proposals"
+        up, _LEFT, width - _RIGHT, percent, f"feasible among the drafts of the last {window} proposals"
     )
     shares = []
     for number in range(1, len(drawn) + 1):
@@ -309,7 +229,7 @@ def _names(
         spots = [*sides, (x - wide / 2, y - 16), (x - wide / 2, y + 26)]
         spots += [(x - 24 - wide, y - 8), (x + 24, y - 8)]
         boxes = [(left, base - 11, left + wide, base + 3) for left, base in spots]
-        inside = [box for box in boxes if box[0] > _LEFT and box[2] < WIDTH and not _meets(box, taken)]
+        inside = [box for box in boxes if box[0] > _LEFT and box[2] < chart.width and not _meets(box, taken)]
         if inside:
             box = next((box for box in inside if not _meets(box, lines)), inside[0])
             taken.append(box)
@@ -329,16 +249,6 @@ def _axis(source: Source, name: str) -> str:
     return f"{name} ({objectives[0].direction})" if objectives else name
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """Format a share."""
     return f"{100 * value:.3g} %"
-
-
-def _signed(name: str, value: float) -> str:
-    if math.isclose(value, 0, abs_tol=1e-12):
-        return "0"
-    text = value_text(name, abs(value))
-    return f"{'+' if value > 0 else '-'}{text}"
-
-
-def _tau(pair: facts.Pair) -> str:
-    return "not known" if pair.agreement is None else f"tau {pair.agreement.tau:.2f}"

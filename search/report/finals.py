@@ -7,15 +7,16 @@ from functools import partial
 from html import escape
 
 from composer.measures.registry import MAIN
-from composer.page.chart import Chart, Scale, n, name_width, scale, spread, width_of
+from composer.page.chart import WIDE, Chart, Scale, n, name_width, scale, spread
 from composer.page.markup import alternatives, legend, table
 from search.compare.finals import Standing
 from search.progress.verdict import Comparison
 from search.progress.words import mean_text, named, seeds_text, titled, value_text
 from search.report import facts
-from search.report.figures import WIDTH, mark
+from search.report.figures import mark
 from search.report.markup import link, residual
 from search.report.read import Source
+from search.report.rows import Rows
 from search.store.ledger import Record
 
 _ROW = 46.0
@@ -25,7 +26,7 @@ def finals(source: Source) -> str:
     """Results of finalists and baselines with fresh seeds and other learning rates, and the conclusion."""
     parts = [_intro(source), *(f'<p class="verdict">{escape(text)}</p>' for text in said(source))]
     if any(at.runs for at in source.standings):
-        seeds = {name: seeds_chart(source, name) for name in facts.measured(source)}
+        seeds = {name: partial(seeds_chart, source, name) for name in facts.measured(source)}
         marks = legend(
             ("seed", "a fresh seed"),
             ("mean", "mean and standard deviation of these"),
@@ -35,7 +36,7 @@ def finals(source: Source) -> str:
         parts += ["<h3>Fresh seeds</h3>", marks, alternatives("objective", seeds)]
     parts.append(_standings(source))
     if swept(source):
-        rates = {name: sweep_chart(source, name) for name in facts.measured(source)}
+        rates = {name: partial(sweep_chart, source, name) for name in facts.measured(source)}
         parts += [
             "<h3>Learning rates</h3>",
             "<p>Each was trained at multiples of its own learning rate, with the seed of the search, so that "
@@ -88,27 +89,27 @@ def said(source: Source) -> Iterator[str]:
         yield f"Note: {source.verdicts.uneven}."
 
 
-def seeds_chart(source: Source, metric: str) -> Chart:
+def seeds_chart(source: Source, metric: str, width: float = WIDE) -> Chart:
     """Draw every fresh seed's result, their means and spreads; one axis for finalists and baselines."""
     objective = source.state.goals.names.index(metric)
-    rows = [at for at in source.standings if at.runs]
-    names = [titled(source.state, at.base) for at in rows]
-    left = 26 + max(map(width_of, names))
-    means = [source.verdicts.results(at.base)[objective] for at in rows]
+    shown = [at for at in source.standings if at.runs]
+    names = [titled(source.state, at.base) for at in shown]
+    means = [source.verdicts.results(at.base)[objective] for at in shown]
     texts = [mean_text(metric, each.value, each.spread) for each in means]
+    rows = Rows(width, _ROW, names, texts)
     chart = Chart(
-        WIDTH,
-        66 + _ROW * len(rows),
+        width,
+        66 + rows.total,
         f"{metric} of fresh seeds",
         "; ".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True)),
     )
-    values = [value for at in rows for value in [*at.column(objective), at.base.seen[-1].values[objective]]]
+    values = [value for at in shown for value in [*at.column(objective), at.base.seen[-1].values[objective]]]
     values += [each.value + sign * (each.spread or 0) for each in means for sign in (-1, 1)]
-    across = scale(values, left, WIDTH - 30 - max(map(width_of, texts)), room=0.04)
+    across = scale(values, rows.left, rows.right, room=0.04)
     bottom = chart.height - 48
     chart.below(across, bottom, 8, partial(value_text, metric), metric)
-    for number, (at, mean) in enumerate(zip(rows, means, strict=True)):
-        y = 30 + _ROW * number
+    for number, (at, mean) in enumerate(zip(shown, means, strict=True)):
+        y = rows.place(chart, number, 30, "name")
         kind = "baseline" if source.state.is_baseline(at.base) else ""
         before = across(at.base.seen[-1].values[objective])
         chart.line([(before, y - 14), (before, y + 16)], "before")
@@ -122,12 +123,10 @@ def seeds_chart(source: Source, metric: str) -> Chart:
         if at.base is source.winner:
             marks.append(f'<circle class="halo" cx="{n(ends[1])}" cy="{n(y + 8)}" r="10.5"/>')
         chart.link(at.base.key, f"dot front {kind}", f"{names[number]}: {mean.text}", marks, True)
-        chart.words(left - 14, y + 5, names[number], "name end")
-        chart.words(across.end + 16, y + 5, texts[number], "tick")
     return chart
 
 
-def sweep_chart(source: Source, metric: str) -> Chart:
+def sweep_chart(source: Source, metric: str, width: float = WIDE) -> Chart:
     """Draw the results at multiples of the learning rate, the chosen one ringed."""
     objective = source.state.goals.names.index(metric)
     rows = [(at, _known(at, objective)) for at in source.standings]
@@ -135,7 +134,7 @@ def sweep_chart(source: Source, metric: str) -> Chart:
     rates = sorted({lr for at, _ in rows for lr in at.sweep})
     names = [named(source.state, at.base) for at, _ in rows]
     chart = Chart(
-        WIDTH,
+        width,
         330,
         f"{metric} by learning rate",
         "; ".join(
@@ -143,7 +142,9 @@ def sweep_chart(source: Source, metric: str) -> Chart:
             for name, (_, known) in zip(names, rows, strict=True)
         ),
     )
-    across = scale(rates, 66, WIDTH - 30 - max(map(name_width, names), default=0), log=True, room=0.08)
+    # on a phone the marks tell baselines from finalists
+    beside = [name for name in names if width == WIDE or name_width(name) < 60]
+    across = scale(rates, 66, width - 30 - max(map(name_width, beside), default=0), log=True, room=0.08)
     up = scale((value for _, known in rows for _, value in known), chart.height - 52, 44)
     chart.beside(up, 66, across.end, partial(value_text, metric), metric)
     _rate_axis(chart, across, up, rates)
@@ -155,8 +156,8 @@ def sweep_chart(source: Source, metric: str) -> Chart:
         chosen = [point for point, (lr, _) in zip(points, known, strict=True) if lr == at.lr]
         items += [f'<circle class="chosen-rate" cx="{n(x)}" cy="{n(y)}" r="8"/>' for x, y in chosen]
         chart.link(at.base.key, f"dot {kind}", facts.record_line(source, at.base), items, True)
-    places = spread([up(known[-1][1]) for _, known in rows], 15, up.end, up.start)
-    for name, y in zip(names, places, strict=True):
+    ends = [up(known[-1][1]) for name, (_, known) in zip(names, rows, strict=True) if name in beside]
+    for name, y in zip(beside, spread(ends, 15, up.end, up.start), strict=True):
         chart.words(across.end + 10, y + 4, name, "name")
     return chart
 

@@ -61,6 +61,6 @@ def _first(state: State, record: Record) -> float:
 def _changes(before: Record, after: Record) -> str:
     names = list(dict.fromkeys([*before.params, *after.params]))
     called = shorts(names)
-    old, new = ({name: each.params.get(name, "not asked") for name in names} for each in (before, after))
+    old, new = ({name: each.params.get(name, "unused") for name in names} for each in (before, after))
     changed = [f"{called[name]} {old[name]} to {new[name]}" for name in names if old[name] != new[name]]
     return ", ".join(changed) or "no search parameter"

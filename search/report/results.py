@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 
 from composer.costs.base.units import amount, count_text
@@ -22,9 +23,11 @@ def front(source: Source) -> str:
     first = source.state.goals.names[0]
     if not any(facts.value_of(source, record, first) is not None for record in source.records()):
         return '<p class="soft">Nothing was measured yet.</p>'
-    charts = {name: figures.front(source, name) for name in names}
-    means = [("mean", "mean and standard deviation over fresh seeds")] if _again(source) else []
-    marks = legend(*_kinds(source, "stopped at a rung, at its last value"), *means)
+    charts = {name: partial(figures.front, source, name) for name in names}
+    marks = _kinds(source, "stopped at a rung, at its last value")
+    if _again(source):
+        marks.append(("mean", "mean and standard deviation over fresh seeds"))
+        marks.append(("before", "from the search to this mean"))
     intro = (
         f"<p>Results in {escape(first)} against the other objectives and costs. Select a point, by pointer "
         "or keyboard, to see its spec, its costs and the command that continues its training. A ring marks "
@@ -40,7 +43,7 @@ def front(source: Source) -> str:
         )
     if _again(source):
         intro += "<p>The points and the front are results of the search, with one seed each.</p>"
-    return intro + marks + alternatives("across", charts) + _front_table(source)
+    return intro + legend(*marks) + alternatives("across", charts) + _front_table(source)
 
 
 def _kinds(source: Source, stopped: str) -> list[tuple[str, str]]:
@@ -90,7 +93,9 @@ def _other_costs(source: Source) -> list[str]:
 
 def curves(source: Source) -> str:
     """Learning curves with the rungs."""
-    charts = {facts.metric_title(name): figures.curves(source, name) for name in facts.metrics(source)}
+    charts = {
+        facts.metric_title(name): partial(figures.curves, source, name) for name in facts.metrics(source)
+    }
     marks = legend(*_kinds(source, "stopped"))
     rungs = " Dotted lines are rungs, at which weak trials stop." if source.state.config.marks else ""
     left = " Finals are left out." if source.standings else ""
@@ -140,29 +145,28 @@ def lineage_of(source: Source) -> str:
 
 
 def baselines(source: Source) -> str:
-    """Baselines with the residuals of their costs."""
+    """Baselines, a column each, with the residuals of their costs."""
     state, winner = source.state, source.winner
     names = [name for name in MEASURES if any(name in record.costs for record in source.records())]
     baselines = [record for record in source.records() if record.role == "baseline"]
-    measured = [i for i, goal in enumerate(state.goals.objectives) if not goal.is_cost]
-    pairs = [text for i in measured for text in (state.goals.names[i], "against the winner")]
-    head = ["", *pairs, *names]
+    shown = [*([winner] if winner else []), *baselines]
     rows = []
-    for record in [*([winner] if winner else []), *baselines]:
-        cells = [link(source, record) + ("" if record is not winner else " <em>winner</em>")]
-        results = source.verdicts.results(record)
-        for i in measured:
-            known = results[i] if results else None
-            cells.append("" if known is None else mean_text(known.metric, known.value, known.spread))
-            cells.append(against(source, record, i))
-        rows.append([*cells, *(residual(source, record, name) for name in names)])
+    for i, goal in enumerate(state.goals.objectives):
+        if not goal.is_cost:
+            results = [known[i] if (known := source.verdicts.results(each)) else None for each in shown]
+            rows.append(
+                [escape(goal.metric), *(mean_text(e.metric, e.value, e.spread) if e else "" for e in results)]
+            )
+            rows.append(["against the winner", *(against(source, record, i) for record in shown)])
+    rows += [[escape(name), *(residual(source, record, name) for record in shown)] for name in names]
+    head = ["", *(titled(state, record) + ", the winner" * (record is winner) for record in shown)]
     note = "<p>The costs of each baseline.</p>"
     if winner is not None:
         note = (
             "<p>What the winner and each baseline cost; in brackets the difference from the winner's cost. A "
             "comparison is fair in a cost whose difference is small.</p>"
         )
-    return note + table(head, rows, words=(0, *range(2, 1 + len(pairs), 2))) + _matched(source, baselines)
+    return note + table(head, rows, words=(0,)) + _matched(source, baselines)
 
 
 def _matched(source: Source, baselines: list[Record]) -> str:

@@ -10,7 +10,7 @@ from composer.page.chart import Chart
 from composer.training.folder.files import write_text
 from search.progress.state import State
 from search.progress.words import parameter_names
-from search.report import facts, figures, finals
+from search.report import facts, figures, finals, rows
 from search.report.page import page
 from search.report.read import Source, read
 
@@ -51,7 +51,7 @@ def drawn(source: Source) -> Iterator[tuple[str, Chart]]:
     parameters = parameter_names(source.records())
     for name in source.state.goals.names[:1]:
         if effects := facts.parameter_effects(source, name):
-            yield "importance", figures.importance(effects, name, parameters)
-            yield "effects", figures.effect(effects, name, parameters)
+            yield "importance", rows.importance(effects, name, parameters)
+            yield "effects", rows.effect(effects, name, parameters)
     if pairs := list(facts.pairs(source)):
-        yield "rungs", figures.rungs(pairs)
+        yield "rungs", rows.rungs(pairs)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import fmean, median
 from textwrap import wrap
 
 from composer.costs.base.units import count_text, duration
-from composer.page.chart import Chart, label, n, name_width, path, scale, spread
+from composer.page.chart import WIDE, Chart, label, n, name_width, path, scale, spread
+from composer.page.markup import Draw
 from search.study.config import COSTS
 from search.study.load import StudyArm
 from search.study.plan import Results
@@ -16,7 +18,6 @@ from search.study.rows import Row
 from search.study.tables import UNITS, factor_cells
 from search.study.verdicts import Verdict
 
-WIDTH, NARROW = 780.0, 350.0
 _LEFT, _TOP, _BELOW = 66.0, 40.0, 52.0
 _VALUE, _NOTE, _LETTER = 60.0, 16, 6.4
 """Width kept for a factor; height of a line of a claim's label, width of its letters."""
@@ -24,51 +25,54 @@ _HUES, _LINE = 4, 17
 """Number of colours; arms beyond them differ in the dashes of their lines."""
 
 
-def curves(results: Results) -> Iterator[tuple[str, Chart]]:
-    """Yield the curves by name, of the measure and of the loss against each cost."""
+def curves(results: Results) -> Iterator[tuple[str, Draw]]:
+    """Yield what draws the curves, by name: of the measure and of the loss against each cost."""
     for metric in dict.fromkeys([results.plan.config.measure, "loss"]):
         for cost in COSTS:
-            if (chart := curve(results, metric, cost)) is not None:
-                yield f"{metric} against {UNITS[cost]}", chart
+            if any(_points(results, arm, metric, cost) for arm in results.plan.study.arms):
+                yield f"{metric} against {UNITS[cost]}", partial(_curve, results, metric, cost)
 
 
-def curve(results: Results, metric: str, cost: str) -> Chart | None:
-    """Draw the mean of a held-out score over fresh seeds against a cost, and every seed; None without any."""
+def _curve(results: Results, metric: str, cost: str, width: float = WIDE) -> Chart:
+    """Draw the mean of a held-out score over fresh seeds against a cost, and every seed."""
     drawn = [(arm, _points(results, arm, metric, cost)) for arm in results.plan.study.arms]
     points = [(arm, line) for arm, line in drawn if line]
-    if not points:
-        return None
     title = f"{metric} against {UNITS[cost]}"
     caption = "; ".join(
         f"{arm.title}: {line[-1][2]:.4g} at {_cost_text(cost, line[-1][0])}" for arm, line in points
     )
-    chart = Chart(WIDTH, max(400, _LINE * len(points) + 110), title, f"means over fresh seeds; {caption}")
-    room = max(name_width(arm.title) for arm, _ in points) + 26
-    across = scale((x for _, line in points for x, *_ in line), _LEFT, WIDTH - room, log=True)
-    up = scale((y for _, line in points for _, ys, _ in line for y in ys), chart.height - _BELOW, _TOP)
+    beside, keys = width == WIDE, _LINE * len(points)
+    height = max(400, keys + 110) if beside else 330 + keys
+    chart = Chart(width, height, title, f"means over fresh seeds; {caption}")
+    room = max(name_width(arm.title) for arm, _ in points) + 26 if beside else 16
+    left = _LEFT if beside else 50
+    bottom = height - _BELOW - (0 if beside else keys)
+    across = scale((x for _, line in points for x, *_ in line), left, width - room, log=True)
+    up = scale((y for _, line in points for _, ys, _ in line for y in ys), bottom, _TOP)
     marks = list(results.plan.config.budgets) if cost == "tokens" else None
     chart.below(across, up.start, _TOP, lambda x: _cost_text(cost, x), UNITS[cost], marks)
-    chart.beside(up, _LEFT, across.end, lambda y: f"{y:g}" if y == 0 else f"{y:.3g}", metric)
+    chart.beside(up, left, across.end, lambda y: f"{y:g}" if y == 0 else f"{y:.3g}", metric)
     for number, (_, means) in enumerate(points):
         line = [(across(x), up(mean)) for x, _, mean in means]
         items = [f'<path class="line" fill="none" d="{path(line)}"/>']
         items += [_disc("seed-mark", across(x), up(y), 2.4) for x, ys, _ in means for y in ys]
         items += [_disc("mark", x, y, 4) for x, y in line]
         chart.items.append(f'<g class="{_style(number)}">{"".join(items)}</g>')
-    ends = spread([up(line[-1][2]) for _, line in points], _LINE, _TOP, up.start)
-    for number, ((arm, _), y) in enumerate(zip(points, ends, strict=True)):
-        key = f'<path class="line" fill="none" d="{path([(across.end + 4, y), (across.end + 18, y)])}"/>'
+    ends = [up(line[-1][2]) for _, line in points]
+    x = across.end + 4 if beside else left
+    # without room beside the curves, names are below them, in the order of their ends
+    places = spread(ends, _LINE, _TOP, up.start) if beside else spread(ends, _LINE, bottom + 54, height - 14)
+    for number, ((arm, _), y) in enumerate(zip(points, places, strict=True)):
+        key = f'<path class="line" fill="none" d="{path([(x, y), (x + 14, y)])}"/>'
         chart.items.append(f'<g class="{_style(number)}">{key}</g>')
-        chart.items.append(label(across.end + 22, y + 4, arm.title, "name"))
+        chart.items.append(label(x + 18, y + 4, arm.title, "name"))
     return chart
 
 
-def claims(judged: list[Verdict], width: float = WIDTH) -> Chart | None:
-    """Draw the factor of each claim with its interval, and the claimed factor as a tick; None without any."""
-    left_edge = _LEFT if width == WIDTH else 10.0
+def claims(judged: Sequence[Verdict], width: float = WIDE) -> Chart:
+    """Draw the factor of each claim with its interval, and the claimed factor as a tick."""
+    left_edge = _LEFT if width == WIDE else 10.0
     shown = [each for each in judged if each.factor.value is not None]
-    if not shown:
-        return None
     spans = [tuple(each.factor.interval()) for each in shown]
     caption = "; ".join(f"{each.claim}: {each.judgement}" for each in shown)
     names = [_lines(f"{each.claim}: {each.judgement}", width - left_edge - _VALUE) for each in shown]
@@ -91,7 +95,7 @@ def claims(judged: list[Verdict], width: float = WIDTH) -> Chart | None:
         24,
         lambda x: f"{x:g}",
         "factor: how many times less the first arm needs (orange: as claimed; hollow: undecided)"
-        if width == WIDTH
+        if width == WIDE
         else "factor (orange: as claimed; hollow: undecided)",
     )
     chart.line([(across(1), bottom), (across(1), 24)], "zero")

@@ -6,15 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from composer.costs.base.units import count_text, duration
+from composer.page.chart import WIDE
 from composer.page.document import Section, document
-from composer.page.markup import alternatives, either, table, warn
+from composer.page.markup import Draw, alternatives, figure, table, warn
 from composer.training.folder.files import write_text
-from search.study.charts import NARROW, claims, curves
+from search.study.charts import claims, curves
 from search.study.load import Study
 from search.study.plan import Plan, Results
 from search.study.rows import read_rows
@@ -37,14 +39,13 @@ def write_report(study: Study, folder: Path, rows: Path) -> Results:
     """
     results = _results(study, rows)
     judged, made = verdicts(results), list(tables(results))
-    charts = dict(curves(results))
+    drawn = dict(curves(results)) | dict(_claims(judged))
     for name in (TABLES, FIGURES):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for each in made:
         write_text(folder / TABLES / f"{each.name}.csv", each.csv())
-    drawn = charts | ({"claims": chart} if (chart := claims(judged)) else {})
-    for name, chart in drawn.items():
-        write_text(folder / FIGURES / f"{name.replace(' ', '-')}.svg", chart.svg(alone=True))
+    for name, draw in drawn.items():
+        write_text(folder / FIGURES / f"{name.replace(' ', '-')}.svg", draw(WIDE).svg(alone=True))
     write_text(folder / MARKDOWN, f"# Study {study.config.name}\n\n{_markdown(results, made)}")
     parts = list(_sections(results, judged, made))
     script = files("search.report").joinpath("page.js").read_text(encoding="utf-8")
@@ -122,8 +123,8 @@ def _header(results: Results, judged: Sequence[Verdict]) -> str:
 def _sections(results: Results, judged: list[Verdict], made: Sequence[Table]) -> Iterator[Section]:
     bodies = {each.name: _body(each) for each in made}
     titles = {each.name: each.title for each in made}
-    if (wide := claims(judged)) is not None and (narrow := claims(judged, NARROW)) is not None:
-        bodies["verdicts"] = either(wide, narrow) + bodies["verdicts"]
+    for _, draw in _claims(judged):
+        bodies["verdicts"] = figure(draw) + bodies["verdicts"]
     shown = dict(curves(results))
     if shown:
         bodies["results"] = alternatives("Figure", shown) + bodies["results"]
@@ -132,6 +133,12 @@ def _sections(results: Results, judged: list[Verdict], made: Sequence[Table]) ->
         bodies[first] = warn(f"{_standing(results)}; verdicts may change.") + bodies[first]
     for name, body in bodies.items():
         yield Section(name, titles[name].split(",")[0].split(" at ")[0], titles[name], body)
+
+
+def _claims(judged: Sequence[Verdict]) -> Iterator[tuple[str, Draw]]:
+    """Yield what draws the claims, by name, if any has a factor."""
+    if any(each.factor.value is not None for each in judged):
+        yield "claims", partial(claims, judged)
 
 
 def _body(made: Table) -> str:

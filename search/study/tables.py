@@ -158,8 +158,8 @@ def results_table(results: Results) -> Table:
                 seconds = [row.seconds for row in runs if row.seconds]
                 costs = [count_text(runs[0].flops), duration(median(seconds)) if seconds else ""]
                 rate = results.rate(arm)
-                rows.append([arm.title, count_text(budget), f"{rate:g}", str(len(runs)), *cells, *costs])
-    head = ["arm", "tokens", "rate", "seeds", *metrics, "FLOPs", "time"]
+                rows.append([arm.title, count_text(budget), *cells, f"{rate:g}", str(len(runs)), *costs])
+    head = ["arm", "tokens", *metrics, "rate", "seeds", "FLOPs", "time"]
     note = (
         "Means and standard deviations over fresh seeds, at the best rate of each arm; of times the median. "
         "They hold for the machines that trained, with whatever else ran there."

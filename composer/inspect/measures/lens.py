@@ -76,7 +76,8 @@ MEASURE = Measure(
         "Loss is the mean cross-entropy in nats over all scored targets, accuracy the share at which "
         "the likeliest token is the target, rank the mean place of the target among all tokens by their "
         "logits, 1 at best. The table counts answers that flip from one step to the next, as shares of "
-        "all targets.",
+        "all targets. Curves other than `all` are of the sequences of one difficulty, as the task names it: "
+        "in hop, `k3` stands for three hops.",
     ),
     run,
 )

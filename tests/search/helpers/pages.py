@@ -8,7 +8,7 @@ from datetime import datetime
 from html.parser import HTMLParser
 
 NOW = datetime(2026, 1, 2, 3, 4)
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
 
 
 class Checked(HTMLParser):

@@ -76,6 +76,15 @@ def test_each_local_worker_has_a_row_and_narrow_terminals_keep_the_figures(state
     assert any(line.split()[:5] == ["trial", "status", "tokens", "accuracy", "params"] for line in lines)
 
 
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_every_width_shows_which_trial_a_row_is(with_finals, width):
+    console = Console(width=width)
+    with console.capture() as text:
+        console.print(results(with_finals, 10, width))
+    board = text.get().partition("trained again")[0]
+    assert all(f"* {record.name} " in board for record in with_finals.front() if record.role == "trial")
+
+
 def test_the_end_is_foretold_by_the_clock_sooner_with_more_workers(state):
     noon = datetime(2026, 1, 2, 12, 0)
     for number, record in enumerate(state.ledger):

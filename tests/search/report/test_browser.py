@@ -116,7 +116,7 @@ def test_the_front_is_drawn_against_what_is_chosen(page):
 
 def test_finals_are_drawn_on_one_axis_with_their_means_within_their_seeds(page):
     middles = (
-        "[...document.querySelectorAll('#finals .figure:first-of-type a.KIND .mark')].map(e => "
+        "[...document.querySelectorAll('#finals .figure:first-of-type .wide a.KIND .mark')].map(e => "
         "{ const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y]; })"
     )
     seeds, means = (page.run(middles.replace("KIND", kind)) for kind in ("seed", "front"))
@@ -131,6 +131,18 @@ def test_finals_are_drawn_on_one_axis_with_their_means_within_their_seeds(page):
 def test_no_width_makes_the_page_scroll_sideways(page, width):
     page.screen(width, 800, phone=width < 500)
     assert page.run("document.documentElement.scrollWidth") <= width
+
+
+def test_on_a_phone_the_texts_of_charts_are_whole_and_of_a_size_that_can_be_read(page):
+    page.screen(390, 844, phone=True)
+    texts = page.run(
+        "[...document.querySelectorAll('.chart text')].filter(e => e.checkVisibility()).map(e => {"
+        "const [own, all] = [e, e.ownerSVGElement].map(x => x.getBoundingClientRect());"
+        "const size = e.getScreenCTM().a * parseFloat(getComputedStyle(e).fontSize);"
+        "return [e.textContent, all.right - own.right, own.left - all.left, size]; })"
+    )
+    assert len(texts) > 50
+    assert not [each for each in texts if min(each[1:3]) < -1 or each[3] < 11]
 
 
 def test_light_and_dark_follow_the_reader_and_the_button(page):

@@ -15,6 +15,7 @@ from pages import NOW, Checked, points
 
 from composer.cli.main import main
 from composer.language.load import load
+from composer.page.chart import WIDE
 from search.errors import Crash
 from search.report import evidence, facts, figures, lineage
 from search.report.page import page
@@ -241,7 +242,7 @@ def test_names_beside_curves_end_within_the_figure(folder):
     ends = re.findall(r'<text x="([0-9.]+)"[^>]* class="name">([^<]+)', drawn)
     assert any("long-name" in text for _, text in ends)
     # that many pixels take the letters of this name in bold DejaVu Sans, a wide font
-    assert all(float(x) + 8 * len(text) <= figures.WIDTH for x, text in ends)
+    assert all(float(x) + 8 * len(text) <= WIDE for x, text in ends)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class _Tags(HTMLParser):
         self.ids.add(found.get("id"))
         if tag == "a" and found.get("href", "").startswith("#"):
             self.targets.append(found["href"][1:])
-        if tag not in ("meta", "link", "br", "path", "rect", "circle", "img"):
+        if tag not in ("meta", "link", "br", "wbr", "path", "rect", "circle", "img"):
             self.opened.append(tag)
 
     def handle_startendtag(self, tag, attributes):
