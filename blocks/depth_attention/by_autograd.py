@@ -9,27 +9,20 @@ from blocks.depth_attention.reference import attended, distances, slots_read
 from blocks.kernels.depth_slots import DepthSlots
 
 
-def attend(query: Tensor, token: Tensor, memory: DepthSlots, reads: int) -> Tensor:
-    """Attend from each token's query [batch, sequence, heads, head_dim] to its first `reads` slots.
-
-    With `reads` = 0 the output is 0.
-    """
-    return attend_windowed(query, token, memory, reads=reads, window=None, stride=1)
-
-
-def attend_windowed(
+def attend(
     query: Tensor,
     token: Tensor,
     memory: DepthSlots,
     bias: Tensor | None = None,
     *,
     reads: int,
-    window: int | None,
-    stride: int,
+    window: int | None = None,
+    stride: int = 1,
 ) -> Tensor:
-    """Attend to every `stride`-th of the last `window` of the first `reads` slots, counted from the last.
+    """Attend from each token's query [batch, sequence, heads, head_dim] to its first `reads` slots.
 
-    `bias` [heads] times the slot's distance from the latest slot is subtracted from its scores.
+    Of these every `stride`-th of the last `window` is read, counted from the last. `bias` [heads] times the
+    slot's distance from the latest slot is subtracted from its scores. With `reads` = 0 the output is 0.
     """
     part = slots_read(reads, window, stride)
     if not part.stop:

@@ -11,9 +11,9 @@ from blocks.depth_attention import reference
 from blocks.kernels.slot_memory import SlotMemory
 
 
-def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
+def attend(query: Tensor, token: Tensor, memory: SlotMemory, *, reads: int) -> Tensor:
     """Return `reference.attend` with functions compiled for one slot and for any number of slots."""
-    return reference.attend(query, token, memory, reads, _compiled())
+    return reference.attend(query, token, memory, reads=reads, functions=_compiled())
 
 
 @cache

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.backward_method import backward_method
 from blocks.depth_attention.kernel import Push, Row
+from blocks.depth_attention.reference import slots_read
 from blocks.kernels.joined_gradients import GradientSlice, gradient_slice
 from blocks.kernels.rotations import step_rotation
 from blocks.kernels.slot_memory import SlotMemory
@@ -52,61 +53,48 @@ def append_rotated(
     return result
 
 
-def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
+def attend(
+    query: Tensor,
+    token: Tensor,
+    memory: SlotMemory,
+    *,
+    reads: int,
+    window: int | None = None,
+    stride: int = 1,
+) -> Tensor:
     """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
 
-    With `reads` = 0 the output is exactly 0. On a CPU the reference runs.
+    Of these every `stride`-th of the last `window` is read, from the last on. With `reads` = 0 the output is
+    exactly 0. On a CPU the reference runs.
     """
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
-        return reference.attend(query, token, memory, reads)
-    result: Tensor = _Attend.apply(query, token, memory, slice(reads), None)  # type: ignore[no-untyped-call]
-    return result
+        return reference.attend(query, token, memory, reads=reads, window=window, stride=stride)
+    return _attended(query, token, memory, slots_read(reads, window, stride), None)
 
 
-def attend_windowed(
-    query: Tensor, token: Tensor, memory: SlotMemory, *, reads: int, window: int | None, stride: int
-) -> Tensor:
-    """Attend over every `stride`-th of the last `window` of the first `reads` slots, from the last on."""
-    memory.reads += 1
-    if not (fits(query) and fits(memory.keys)):
-        return reference.attend_windowed(query, token, memory, reads=reads, window=window, stride=stride)
-    part = reference.slots_read(reads, window, stride)
-    result: Tensor = _Attend.apply(query, token, memory, part, None)  # type: ignore[no-untyped-call]
-    return result
-
-
-def attend_windowed_rotated(
+def attend_rotated(
     query: Tensor,
     token: Tensor,
     memory: SlotMemory,
     angle: Tensor,
     *,
     reads: int,
-    window: int | None,
-    stride: int,
     index: int,
+    window: int | None = None,
+    stride: int = 1,
 ) -> Tensor:
     """Do the same with a query that is rotated by `index` times the angle [head_dim / 2]."""
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
-        return reference.attend_windowed_rotated(
-            query, token, memory, angle, reads=reads, window=window, stride=stride, index=index
-        )
-    part, by = reference.slots_read(reads, window, stride), step_rotation(angle, index)
-    result: Tensor = _Attend.apply(query, token, memory, part, by)  # type: ignore[no-untyped-call]
-    return result
+        given = {"reads": reads, "index": index, "window": window, "stride": stride}
+        return reference.attend_rotated(query, token, memory, angle, **given)  # type: ignore[arg-type]
+    part = slots_read(reads, window, stride)
+    return _attended(query, token, memory, part, step_rotation(angle, index))
 
 
-def attend_rotated(
-    query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
-) -> Tensor:
-    """Do the same with a query that is rotated by `index` times the angle [head_dim / 2]."""
-    memory.reads += 1
-    if not (fits(query) and fits(memory.keys)):
-        return reference.attend_rotated(query, token, memory, angle, reads, index)
-    by = step_rotation(angle, index)
-    result: Tensor = _Attend.apply(query, token, memory, slice(reads), by)  # type: ignore[no-untyped-call]
+def _attended(query: Tensor, token: Tensor, memory: SlotMemory, part: slice, turn: Tensor | None) -> Tensor:
+    result: Tensor = _Attend.apply(query, token, memory, part, turn)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -27,59 +27,36 @@ def append_rotated(
 
 
 def attend(
-    query: Tensor, token: Tensor, memory: SlotMemory, reads: int, functions: AttendFunctions | None = None
-) -> Tensor:
-    """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
-
-    With `reads` = 0 the output is exactly 0.
-    """
-    return _attended(query, token, None, memory, slice(reads), functions or EAGER)
-
-
-def attend_windowed(
     query: Tensor,
     token: Tensor,
     memory: SlotMemory,
     bias: Tensor | None = None,
     *,
     reads: int,
-    window: int | None,
-    stride: int,
+    window: int | None = None,
+    stride: int = 1,
+    functions: AttendFunctions | None = None,
 ) -> Tensor:
-    """Attend over every `stride`-th of the last `window` of the first `reads` slots, counted from the last.
+    """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
 
-    `bias` [heads] times the slot's distance from the latest slot is subtracted from its scores.
+    Of these every `stride`-th of the last `window` is read, counted from the last. `bias` [heads] times the
+    slot's distance from the latest slot is subtracted from its scores. With `reads` = 0 the output is exactly
+    0.
     """
-    return _attended(query, token, bias, memory, slots_read(reads, window, stride), EAGER)
+    return _attended(query, token, bias, memory, slots_read(reads, window, stride), functions or EAGER)
 
 
 def slots_read(reads: int, window: int | None, stride: int) -> slice:
-    """Return the slice of slots that `attend_windowed` reads."""
+    """Return the slice of slots that `attend` reads."""
     first = 0 if window is None else max(0, reads - window)
     return slice(first + (reads - 1 - first) % stride if reads else 0, reads, stride)
 
 
 def attend_rotated(
-    query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
+    query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, *, index: int, **read: Any
 ) -> Tensor:
     """Attend with a query that is first rotated by `index` times the angle [head_dim / 2]."""
-    return attend(rotate_step(query, angle, index), token, memory, reads)
-
-
-def attend_windowed_rotated(
-    query: Tensor,
-    token: Tensor,
-    memory: SlotMemory,
-    angle: Tensor,
-    *,
-    reads: int,
-    window: int | None,
-    stride: int,
-    index: int,
-) -> Tensor:
-    """Do what `attend_windowed` does, with a query that is first rotated."""
-    turned = rotate_step(query, angle, index)
-    return attend_windowed(turned, token, memory, reads=reads, window=window, stride=stride)
+    return attend(rotate_step(query, angle, index), token, memory, **read)
 
 
 def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

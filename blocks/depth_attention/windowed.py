@@ -32,18 +32,13 @@ class WindowedAttend(Attend):
     biased: bool = False
 
     kernels = (
-        replace(
-            Attend.kernels[0],
-            name="triton_attend_windowed",
-            function="blocks.depth_attention.fused:attend_windowed",
-            unfit=_unfit,
-        ),
+        replace(Attend.kernels[0], name="triton_attend_windowed", unfit=_unfit),
         Kernel(
             "slot_attend_windowed",
-            "blocks.depth_attention.reference:attend_windowed",
+            "blocks.depth_attention.reference:attend",
             "not fused: elementwise over the slots that are read; bound by bytes",
             specialize=as_plain,
-            by_autograd="blocks.depth_attention.by_autograd:attend_windowed",
+            by_autograd="blocks.depth_attention.by_autograd:attend",
         ),
     )
 
@@ -72,14 +67,10 @@ class RotaryWindowedAttend(WindowedAttend, RotaryAttend):
     """`WindowedAttend` without a bias that rotates the queries: (q, token, slots, angles) -> y."""
 
     kernels = (
-        replace(
-            RotaryAttend.kernels[0],
-            name="triton_attend_windowed_rotated",
-            function="blocks.depth_attention.fused:attend_windowed_rotated",
-        ),
+        replace(RotaryAttend.kernels[0], name="triton_attend_windowed_rotated"),
         Kernel(
             "slot_attend_windowed_rotated",
-            "blocks.depth_attention.reference:attend_windowed_rotated",
+            "blocks.depth_attention.reference:attend_rotated",
             "queries turned, then elementwise over the slots that are read",
             specialize=as_plain,
         ),

@@ -115,7 +115,7 @@ def test_depth_pairs_are_the_slots_that_are_read(span, stages, monkeypatch):
 
     def spied(query, token, memory, reads):
         read.append(reads)
-        return attend(query, token, memory, reads)
+        return attend(query, token, memory, reads=reads)
 
     monkeypatch.setattr(reference, "attend", spied)
     composer.compile(spec)(tokens_for(spec, 1, 3))

@@ -72,7 +72,7 @@ def test_depth_attention_reads_the_slots_it_reads(span, monkeypatch):
     )
 
     def spied(query, token, memory, reads):
-        y = attend(query, token, memory, reads)
+        y = attend(query, token, memory, reads=reads)
         moved.append(query.nbytes + memory.keys[:reads].nbytes + memory.values[:reads].nbytes + y.nbytes)
         return y
 

@@ -50,17 +50,12 @@ class _Twin(torch.autograd.Function):
         return torch.matmul(by_score, keys).flatten(2, 3), torch.zeros_like(token), None, None
 
 
-def attend_twin(query, token, memory, reads):
-    """Compute what `reference.attend` computes, in products that torch's counter sees."""
-    return _Twin.apply(query, token, memory, slice(reads))
-
-
-def attend_part_twin(query, token, memory, bias=None, *, reads, window, stride):
-    """Compute what `reference.attend_windowed` computes without its bias, likewise."""
+def attend_twin(query, token, memory, bias=None, *, reads, window=None, stride=1):
+    """Compute what `reference.attend` computes without its bias, in products that torch's counter sees."""
     return _Twin.apply(query, token, memory, reference.slots_read(reads, window, stride))
 
 
-TWINS = {"attend": attend_twin, "attend_windowed": attend_part_twin}
+TWINS = {"attend": attend_twin}
 """What stands for functions of the reference whose products are elementwise, which torch's counter misses."""
 
 

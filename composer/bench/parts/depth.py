@@ -189,7 +189,7 @@ class Drawn:
         def run() -> Any:
             # a separate forward pass, as far as the cache knows
             memory.reads = 0
-            out = fits.attend(query, token, memory, self.reads)
+            out = fits.attend(query, token, memory, reads=self.reads)
             # the appends' autograd history is built once, outside of the timing
             return torch.autograd.grad(out, leaves, self.gradient, retain_graph=True)
 
@@ -299,7 +299,7 @@ def _outs(queries: list[Tensor], keys: list[Tensor], values: list[Tensor], fits:
     memory, token = slots(keys[0][..., 0, 0], len(keys), *keys[0].shape[2:])
     for n, query in enumerate(queries):
         token = fits.append(keys[n], values[n], token, memory, n)
-        outs.append(fits.attend(query, token, memory, n + 1))
+        outs.append(fits.attend(query, token, memory, reads=n + 1))
     return outs
 
 

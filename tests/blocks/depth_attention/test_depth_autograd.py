@@ -171,7 +171,7 @@ def test_kernels_and_references_mix(way, append, attend):
 def test_reads_of_both_kinds_in_one_pass_add_up(way):
     leaves = weights(SIZES, device=way.where)
     kinds = iter([fused.attend, reference.attend, fused.attend])
-    mixed = SimpleNamespace(append=fused.append, attend=lambda *given: next(kinds)(*given))
+    mixed = SimpleNamespace(append=fused.append, attend=lambda *given, **reads: next(kinds)(*given, **reads))
     same(torch.autograd.grad(loss_of(leaves, mixed), leaves), expected(leaves)[1:])
     assert way.pull == (3 if way.name == "pull" else 0)
 
@@ -314,8 +314,8 @@ def once(functions, leaves, slots, reads, turned=False, before=0):
 
 def _read(functions, query, token, memory, reads, angle):
     if angle is None:
-        return functions.attend(query, token, memory, reads)
-    return functions.attend_rotated(query, token, memory, angle, reads, 2)
+        return functions.attend(query, token, memory, reads=reads)
+    return functions.attend_rotated(query, token, memory, angle, reads=reads, index=2)
 
 
 def _write(functions, key, value, token, memory, slot, angle):
@@ -351,7 +351,7 @@ def test_a_read_that_a_checkpoint_runs_again_is_not_the_only_one(way):
     leaves = [torch.randn(1, 3, n, 4, device=way.where, requires_grad=True) for n in (2, 1, 1)]
     memory, token = slots_of(leaves[0][..., 0, 0], 1, 1, 4)
     token = fused.append(leaves[1], leaves[2], token, memory, 0)
-    y = checkpoint(fused.attend, leaves[0], token, memory, 1, use_reentrant=False)
+    y = checkpoint(fused.attend, leaves[0], token, memory, reads=1, use_reentrant=False)
     found = torch.autograd.grad(probe(y), leaves)
     exact = [leaf.detach().cpu().double().requires_grad_() for leaf in leaves]
     same(found, torch.autograd.grad(probe(once(reference, exact, 1, 1, False, 1)), exact))

@@ -53,7 +53,7 @@ def test_so_are_those_of_an_append_or_a_read_alone(functions, where, part):
     k, v, q = (torch.randn(2, 3, heads, 8, device=where, requires_grad=True) for heads in (2, 2, 4))
     once = {"append": lambda f, *given: f(*given), "attend": lambda f, *given: f(*given), part: reentrant}
     token = once["append"](lambda k, v: functions.append(k, v, token, memory, 0), k, v)
-    y = once["attend"](lambda q, token: functions.attend(q, token, memory, 1), q, token)
+    y = once["attend"](lambda q, token: functions.attend(q, token, memory, reads=1), q, token)
     with pytest.raises(RuntimeError, match=REFUSED):
         probe(y).backward()
 

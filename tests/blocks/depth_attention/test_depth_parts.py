@@ -1,6 +1,5 @@
 """Depth attention over some slots, with a bias by distance, and with the input of its scope as a slot."""
 
-from functools import partial
 from itertools import product
 from math import ceil
 from types import SimpleNamespace
@@ -141,11 +140,9 @@ def test_queries_that_the_kernel_rotates_give_what_rotated_ones_do(where, window
         def append(key, value, token, memory, slot, angle=angle, module=module):
             return module.append_rotated(key, value, token, memory, angle, slot, slot)
 
-        def attend(query, token, memory, reads, angle=angle, module=module):
-            if reads == 5:
-                return module.attend_rotated(query, token, memory, angle, reads, reads)
-            given = {"reads": reads, "window": window, "stride": stride, "index": reads}
-            return module.attend_windowed_rotated(query, token, memory, angle, **given)
+        def attend(query, token, memory, *, reads, angle=angle, module=module):
+            part = {} if reads == 5 else {"window": window, "stride": stride}
+            return module.attend_rotated(query, token, memory, angle, reads=reads, index=reads, **part)
 
         leaves = weights(sizes, dtype, device)
         y = run(SimpleNamespace(append=append, attend=attend), sizes, leaves)
@@ -160,14 +157,12 @@ def test_the_kernel_over_some_slots_gives_what_the_reference_gives(where, window
     fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
     sizes, found = (1, 3, 4, 2, 8, 5), []
     for module, dtype in ((fused, torch.float32), (reference, torch.float64)):
-        part = partial(module.attend_windowed, window=window, stride=stride)
         # the last read is of all slots, whose gradients go another way where that is cheaper
-        way = SimpleNamespace(
-            append=module.append,
-            attend=lambda q, token, memory, reads, part=part, module=module: (
-                module.attend(q, token, memory, reads) if reads == 5 else part(q, token, memory, reads=reads)
-            ),
-        )
+        def attend(query, token, memory, *, reads, module=module):
+            part = {} if reads == 5 else {"window": window, "stride": stride}
+            return module.attend(query, token, memory, reads=reads, **part)
+
+        way = SimpleNamespace(append=module.append, attend=attend)
         leaves = weights(sizes, dtype, where if module is fused else "cpu")
         y = run(way, sizes, leaves, detached=detached)
         found.append([y.detach().cpu(), *(each.cpu() for each in torch.autograd.grad(probe(y), leaves))])

@@ -77,10 +77,10 @@ def run(functions, sizes, leaves, span="inclusive", detached=(), again=None, tur
         reads = t + (span == "inclusive")
         if turned:
             token = functions.append_rotated(k, v, token, memory, angle, t, t + 1)
-            y = functions.attend_rotated(q, token, memory, angle, reads, t + 1)
+            y = functions.attend_rotated(q, token, memory, angle, reads=reads, index=t + 1)
         else:
             token = functions.append(k, v, token, memory, t)
-            y = functions.attend(q, token, memory, reads)
+            y = functions.attend(q, token, memory, reads=reads)
         return x + y.flatten(2), token
 
     for t in range(count):
