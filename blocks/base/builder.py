@@ -19,7 +19,15 @@ from blocks.ir.operation import ZEROS, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import KEY, ORDER, Shape, TensorType
 from blocks.kernels.slots import DepthKVCache, Reach
-from blocks.primitives.operations import AddStepBias, Rotate, RotatePart, RotateStep, SequenceTable, StepTable
+from blocks.primitives.operations import (
+    AddStepBias,
+    Rotate,
+    RotateAt,
+    RotatePart,
+    RotateStep,
+    SequenceTable,
+    StepTable,
+)
 
 SCOPE_INPUT = "depth_input."
 """Part of the names of a block's operations on the input of its depth scope, outside the stage."""
@@ -103,8 +111,6 @@ class Builder(Operations):
         angles, size = self.shared(f"rope_{label(table.head_dim)}", table), table.head_dim
         if self.places is None:
             return self.op(name, Rotate(shape) if size == shape[-1] else RotatePart(shape, size), x, angles)
-        from blocks.base.rotate_at import RotateAt
-
         return self.op(name, RotateAt(shape, size), x, angles, self.places)
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
@@ -370,19 +376,11 @@ class Builder(Operations):
         return self._capture(Value(root.graph.inputs[0]), root)
 
     def _root(self) -> Builder:
-        builder = self
-        while builder._parent is not None:
-            builder = builder._parent
-        return builder
+        return self if self._parent is None else self._parent._root()
 
     def _stages_around(self) -> list[Builder]:
         """Return the builders of the enclosing stages, innermost first."""
-        around = []
-        builder = self
-        while builder._parent is not None:
-            around.append(builder)
-            builder = builder._parent
-        return around
+        return [] if self._parent is None else [self, *self._parent._stages_around()]
 
     def _scope(self, reach: Reach = "recur") -> Builder:
         around = self._stages_around()

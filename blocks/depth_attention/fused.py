@@ -11,7 +11,6 @@ that read writes the gradients of its slots directly.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.backward_method import backward_method
 from blocks.depth_attention.kernel import Push, Row
 from blocks.depth_attention.reference import slots_read
+from blocks.kernels.backward_passes import drop_at_end, running
 from blocks.kernels.joined_gradients import GradientSlice, gradient_slice
 from blocks.kernels.rotations import step_rotation
 from blocks.kernels.slot_memory import SlotMemory
@@ -113,7 +113,7 @@ class _Append(torch.autograd.Function):
         memory.wanted[slot] = any(ctx.needs_input_grad[:2])
         ctx.memory, ctx.slot, ctx.turn, ctx.dtypes = memory, slot, turn, (key.dtype, value.dtype)
         ctx.places = gradient_slice(key), gradient_slice(value)
-        ctx.made = memory.running()
+        ctx.made = running()
         ctx.set_materialize_grads(False)
         # not a view, about which FSDP warns
         return torch.empty_like(token)
@@ -134,7 +134,7 @@ class _Attend(torch.autograd.Function):
         ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, part: slice, turn: Tensor | None
     ) -> Tensor:
         ctx.memory, ctx.part, ctx.turn, ctx.place = memory, part, turn, gradient_slice(query)
-        ctx.made = memory.running()
+        ctx.made = running()
         if not part.stop:
             ctx.save_for_backward(query)
             return torch.zeros_like(query)
@@ -197,7 +197,7 @@ def _gradient(
     left = memory.left()
     if not left:
         # a pass may end without reaching the append that releases the records
-        torch.autograd.Variable._execution_engine.queue_callback(partial(_forget, weakref.ref(memory)))
+        drop_at_end(memory)
     table = left[0].table if left else _table(memory)
     query, gradient = kernel.placed(query), kernel.readable(gradient)
     made, delta = run(query, gradient=gradient, reads=reads, row=Row(table, len(left)))
@@ -245,7 +245,7 @@ def _fetched(
     key, value = kernel.pull(*given, turn, queries, _taken(places, dtype))
     if slot == min(each for each, wants in memory.wanted.items() if wants):
         # autograd runs the appends of all other slots before this one
-        memory.forget()
+        memory.drop()
     return (key + _back(pushed[0], turn), value + pushed[1]) if pushed else (key, value)
 
 
@@ -270,8 +270,3 @@ def _apart(query: Tensor) -> int:
 
 def _table(memory: SlotMemory) -> Tensor:
     return torch.empty((len(memory.keys), kernel.COLUMNS), dtype=torch.int64, device=memory.keys.device)
-
-
-def _forget(reference: weakref.ref[SlotMemory]) -> None:
-    if (memory := reference()) is not None:
-        memory.forget()

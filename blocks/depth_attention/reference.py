@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.backward_passes import running
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.kernels.slot_memory import append as append
 from blocks.primitives.reference import rotate_step, wide
@@ -160,7 +161,7 @@ class _Attend(torch.autograd.Function):
         functions: AttendFunctions,
     ) -> Tensor:
         ctx.memory, ctx.part, ctx.functions = memory, part, functions
-        ctx.made = memory.running()
+        ctx.made = running()
         y, weights = _over_slots(query, bias, memory, part, functions)
         ctx.save_for_backward(query, bias, *([] if weights is None else [weights]))
         return y

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from blocks.base.attention import undivided
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count, Natural, Width
@@ -52,8 +53,7 @@ class GatedDeltaNet(BlockConfig):
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that heads divide the width where that gives their size."""
         if self.head_dim is None and width % self.heads:
-            hint = "or set head_dim, then any number of heads is allowed"
-            yield Problem("heads", f"a divisor of the width ({width})", self.heads, hint)
+            yield undivided(self.heads, width)
 
     def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe the heads with their states, and what is around the rule."""

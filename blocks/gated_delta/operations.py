@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel, Target
@@ -86,9 +85,6 @@ class GatedDelta(Operation):
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [heads] for the logarithm of the decay rate, and [heads] for the shift of its gate."""
         return (self.heads,), (self.heads,)
-
-    def arguments(self) -> dict[str, Any]:
-        return {}
 
     def flops(self, at: CostContext) -> float:
         """Three products of key_dim x value_dim per token, and three with the tokens of its chunk."""

@@ -17,6 +17,11 @@ class Meaning:
     update: ClassVar[str] = ""
     """`package.module:name` of a function that updates its buffers after each optimizer step, or ""."""
 
+    passes_on: ClassVar[int | None] = None
+    """The position of the input that replaces its outputs at steps that skip it, such as the residual stream.
+    None: no operation may read them at such a step.
+    """
+
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the types of the outputs.
 
@@ -38,11 +43,8 @@ class Meaning:
         return {}
 
     def passthrough(self, output: int) -> int | None:
-        """Return the position of the input that replaces an output at steps that skip the operation.
-
-        None: no operation may read this output at such a step.
-        """
-        return None
+        """Return `passes_on`; an operation with other outputs overrides it."""
+        return self.passes_on
 
     def describe(self) -> str:
         """Return the operation's name for plans and tables."""

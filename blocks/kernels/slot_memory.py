@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.backward_passes import running
 from blocks.kernels.depth_slots import DepthSlots
 from blocks.kernels.past import Past
 
@@ -19,12 +20,7 @@ class DepthMemory:
         self._shape = shape
         self._device = device
         self._pass = -1
-        self._made = self.running()
-
-    @staticmethod
-    def running() -> int:
-        """Return the id of the running backward pass, -1 if none is running."""
-        return torch._C._current_graph_task_id()
+        self._made = running()
 
     def check(self, made: int) -> None:
         """Check that a step ran in the same backward pass, `made`, as the memory was created in.
@@ -43,7 +39,7 @@ class DepthMemory:
 
     def begins(self) -> bool:
         """Return whether the backward pass is a new one, so that gradients of an earlier one are stale."""
-        before, self._pass = self._pass, self.running()
+        before, self._pass = self._pass, running()
         return self._pass != before
 
 
@@ -113,8 +109,8 @@ class SlotMemory(DepthMemory, DepthSlots):
         self._begin()
         return self._left
 
-    def forget(self) -> None:
-        """Drop the records of reads."""
+    def drop(self, number: int = -1) -> None:
+        """Drop the records of reads, those of the backward pass that ends."""
         self._left = []
 
     def gradient(self, slot: int) -> tuple[Tensor, Tensor]:
@@ -158,7 +154,7 @@ class _Append(torch.autograd.Function):
     def forward(ctx: Any, key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
         memory.write(slot, key, value)
         ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
-        ctx.made = memory.running()
+        ctx.made = running()
         ctx.set_materialize_grads(False)
         # no view, of which FSDP warns
         return torch.empty_like(token)

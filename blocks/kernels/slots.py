@@ -79,12 +79,9 @@ class SlotWrite(SavesNothing, Operation):
     counts_steps: ClassVar[bool] = True
     """Whether it advances the slot index; parallel writes of a step share an index."""
 
+    passes_on = -2
     recomputable = False
     decoding = LOCAL
-
-    def passthrough(self, output: int) -> int | None:
-        """Pass on the order token."""
-        return -2
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,7 @@ class WriteSlot(SlotWrite):
     head_dim: int
     slot: LoopIndex = ORIGIN
 
+    passes_on = 2
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "slot_write",
@@ -108,10 +106,6 @@ class WriteSlot(SlotWrite):
         kv = (self.kv_heads, self.head_dim)
         expect(self, inputs, kv, kv, ORDER, slots_of(inputs[-1], *kv))
         return (ORDER,)
-
-    def passthrough(self, output: int) -> int | None:
-        """Pass on the order token."""
-        return 2
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read keys and values, write them into the slot."""

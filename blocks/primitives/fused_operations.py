@@ -101,6 +101,7 @@ class AddNorm(Operation):
     """Whether the norm is returned in the autocast dtype."""
     fused: bool = field(default=False, kw_only=True)
 
+    passes_on = 0
     decoding = LOCAL
     kernels = (
         Kernel(
@@ -128,10 +129,6 @@ class AddNorm(Operation):
 
     def arguments(self) -> dict[str, Any]:
         return {"narrow": self.narrow, "shared": self.shared}
-
-    def passthrough(self, output: int) -> int | None:
-        """If skipped, it returns the first term, without a norm."""
-        return 0
 
     def cast_output(self) -> Self:
         return replace(self, narrow=True)
@@ -163,6 +160,7 @@ class AddBeforeNorm(Operation):
     last: int
     """The index of the last step."""
 
+    passes_on = 0
     decoding = LOCAL
     kernels = (
         Kernel(
@@ -193,10 +191,6 @@ class AddBeforeNorm(Operation):
         """Also write the norm."""
         return read + written + self._normed(at)
 
-    def passthrough(self, output: int) -> int | None:
-        """If skipped, it returns the first term."""
-        return 0
-
     def saved(self, at: CostContext) -> SavedTensors:
         """Save nothing itself: `PrecomputedNorm` counts the sum."""
         return SavedTensors()
@@ -219,6 +213,7 @@ class PrecomputedNorm(Operation):
     shape: Shape
     narrow: bool
 
+    passes_on = 0
     decoding = LOCAL
     kernels = (
         Kernel(
@@ -240,10 +235,6 @@ class PrecomputedNorm(Operation):
 
     def arguments(self) -> dict[str, Any]:
         return {"narrow": self.narrow}
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped norm returns its input unchanged."""
-        return 0
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Save the input; scales are recomputed."""

@@ -49,6 +49,7 @@ class Norm(Operation):
 
     shape: Shape
 
+    passes_on = 0
     decoding = LOCAL
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel("rms_norm", f"{_REFERENCE}:rms_norm", "torch's own RMSNorm"),
@@ -81,10 +82,6 @@ class Norm(Operation):
         )
         return WorkspaceBytes(forward, backward, backward)
 
-    def passthrough(self, output: int) -> int | None:
-        """A skipped norm returns its input unchanged."""
-        return 0
-
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Fuse a sum of two."""
         sums = isinstance(producer, Sum) and producer.terms == 2 and len(self.shape) == 1
@@ -98,6 +95,7 @@ class LayerNorm(Operation):
     shape: Shape
     shift: bool
 
+    passes_on = 0
     decoding = LOCAL
     kernels = (Kernel("layer_norm", f"{_REFERENCE}:layer_norm", "torch's own LayerNorm"),)
 
@@ -112,10 +110,6 @@ class LayerNorm(Operation):
     def saved(self, at: CostContext) -> SavedTensors:
         """Save the input, and a mean and a scale per row in the dtype of weights."""
         return SavedTensors(inputs=(0,), extra=2 * at.weight_bytes * prod(self.shape[:-1]))
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped norm returns its input unchanged."""
-        return 0
 
 
 @dataclass(frozen=True)
@@ -259,6 +253,33 @@ class RotatePart(Rotate):
 
 
 @dataclass(frozen=True)
+class RotateAt(RotatePart):
+    """Rotary position embedding of selected tokens: (x, table, indices in the flattened batch) -> x."""
+
+    kernels = (
+        Kernel(
+            "rotate_at",
+            f"{_REFERENCE}:rotate_at",
+            "pairs rotated by the rows of their tokens, whose number varies",
+            traceable=False,
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        expect(self, inputs[2:], TensorType((), "int"))
+        return super().types(inputs[:2])
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Save the rows of the table."""
+        return SavedTensors(extra=4 * self.rotated)
+
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Forward, also the rows of the table."""
+        workspace = super().workspace(at, flow)
+        return workspace._replace(forward=workspace.forward + 4 * self.rotated)
+
+
+@dataclass(frozen=True)
 class RotateStep(Rotate):
     """Rotary position embedding over depth, by the angles of the current step: (x, angles) -> x."""
 
@@ -348,6 +369,7 @@ class Sum(SavesNothing, Operation):
     shape: Shape
     terms: int = 2
 
+    passes_on = 0
     gradients = "passed"
     decoding = LOCAL
     kernels = (Kernel("add", f"{_REFERENCE}:add", "elementwise"),)
@@ -359,7 +381,3 @@ class Sum(SavesNothing, Operation):
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, the sum, and with more than two terms also the partial sum before it."""
         return WorkspaceBytes((2 if self.terms > 2 else 1) * flow.outputs, flow.grad_inputs, flow.grad_inputs)
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped residual sum returns the first term, the residual stream."""
-        return 0

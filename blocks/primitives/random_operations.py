@@ -43,13 +43,10 @@ class Noise(SavesNothing, Operation):
     shape: Shape
     std: float
 
+    passes_on = 0
     gradients = "none"
     decoding = "blocks.primitives.decoding:next_noise"
     kernels = (Kernel("noise", f"{_REFERENCE}:noise", "a hash of key and position, elementwise"),)
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped stage returns the state unchanged."""
-        return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, self.shape, KEY)

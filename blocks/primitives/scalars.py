@@ -34,6 +34,7 @@ class AddWeighted(SavesNothing, Operation):
 
     weights: tuple[float, ...]
 
+    passes_on = 0
     decoding = LOCAL
     kernels = (Kernel("add_weighted", f"{_REFERENCE}:add_weighted", "a sum of numbers"),)
     recomputable = False
@@ -44,7 +45,3 @@ class AddWeighted(SavesNothing, Operation):
 
     def arguments(self) -> dict[str, Any]:
         return {"weights": self.weights}
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped sum returns the total unchanged."""
-        return 0

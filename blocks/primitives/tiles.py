@@ -37,19 +37,16 @@ class Shape(NamedTuple):
 MEASURED: dict[Shape, Tile] = {}
 """Tiles tuned by measurement on a GPU; other shapes get a derived tile."""
 
-_ELEMENTS: dict[Pass, int] = {
-    "add_norm": 2048,
-    "add_norm_backward": 2048,
-    "rotate": 2048,
-    "rotate_backward": 2048,
-}
+_ELEMENTS = 2048
+"""The most elements of a block."""
+
 _PER_THREAD = 16
 """Elements of one block per thread; the backward pass holds four to six blocks."""
 
 
 def _derived(shape: Shape) -> Tile:
     row = padded(shape.width)
-    rows = max(1, _ELEMENTS[shape.kernel] // row)
+    rows = max(1, _ELEMENTS // row)
     warps = max(1, min(16, rows * row // (32 * _PER_THREAD)))
     return Tile(rows, warps)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.backward_passes import running
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.sequence_attention.capped_reference import by_heads, by_tokens
 
@@ -42,7 +43,7 @@ def attended_first(q: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> t
 class _First(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, places: Tensor, token: Tensor, memory: SlotMemory) -> Tensor:
-        ctx.memory, ctx.made = memory, memory.running()
+        ctx.memory, ctx.made = memory, running()
         y, weights = attended_first(q, places, memory.keys[0], memory.values[0])
         ctx.save_for_backward(q, token, weights)
         return y

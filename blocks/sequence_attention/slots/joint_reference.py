@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.backward_passes import running
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.primitives.reference import wide
 from blocks.sequence_attention.capped_reference import by_heads, by_tokens, masked
@@ -60,7 +61,7 @@ class _Joint(torch.autograd.Function):
         memory: SlotMemory,
         reads: int,
     ) -> Tensor:
-        ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
+        ctx.memory, ctx.reads, ctx.made = memory, reads, running()
         y, weights = attended_joint(q, k, v, mask, memory.read(slice(reads)) if reads else None)
         ctx.save_for_backward(q, k, v, token, weights)
         return y

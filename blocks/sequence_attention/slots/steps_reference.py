@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.backward_passes import running
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.primitives.reference import wide
 from blocks.sequence_attention.capped_reference import by_heads, by_tokens
@@ -39,7 +40,7 @@ def attended_steps(q: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> tup
 class _Steps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, mask: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
-        ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
+        ctx.memory, ctx.reads, ctx.made = memory, reads, running()
         y, weights = attended_steps(q, mask, *memory.read(slice(reads)))
         ctx.save_for_backward(q, token, weights)
         return y

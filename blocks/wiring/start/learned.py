@@ -36,13 +36,10 @@ class Repeat(SavesNothing, Operation):
 
     width: int
 
+    passes_on = 0
     gradients = "none"
     decoding = LOCAL
     kernels = (Kernel("repeat", f"{__name__}:repeat", "copied"),)
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped stage returns the state unchanged."""
-        return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.width,))

@@ -35,13 +35,10 @@ class Zeros(SavesNothing, Operation):
 
     shape: Shape
 
+    passes_on = 0
     gradients = "none"
     decoding = LOCAL
     kernels = (Kernel("zeros", f"{__name__}:zeros", "filled"),)
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped stage returns the state unchanged."""
-        return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, self.shape)

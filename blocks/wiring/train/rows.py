@@ -39,11 +39,8 @@ class KeepRows(Operation):
     index: LoopIndex
     steps: int = field(compare=False)
 
+    passes_on = 1
     kernels = (Kernel("keep_rows", f"{__name__}:keep", "elementwise"),)
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped stage returns the state unchanged."""
-        return 1
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         new, old, _ = inputs

@@ -67,6 +67,7 @@ class Tap(SavesNothing, Operation):
     names: tuple[str, ...]
     loops: tuple[str, ...]
 
+    passes_on = 0
     recomputable = False
     decoding = LOCAL
     kernels = (Kernel("tap", f"{__name__}:tap", "hands values to whoever records them", traceable=False),)
@@ -79,10 +80,6 @@ class Tap(SavesNothing, Operation):
         """Return the receiver, the names, and the number of each step."""
         steps = {f"step_{loop}": LoopIndex(0, ((loop, 1),)) for loop in self.loops}
         return {"receiver": self.receiver, "names": self.names, **steps}
-
-    def passthrough(self, output: int) -> int:
-        """A skipped tap passes its value on."""
-        return 0
 
     @property
     def choice(self) -> Choice:

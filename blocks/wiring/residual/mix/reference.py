@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.backward_passes import running
 from blocks.kernels.slot_memory import DepthMemory
 from blocks.primitives.reference import EPS, product_dtype, wide
 
@@ -117,7 +118,7 @@ class _Write(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, token: Tensor, memory: ValueMemory, slot: int) -> Tensor:
         memory.write(slot, value)
-        ctx.memory, ctx.slot, ctx.dtype, ctx.made = memory, slot, value.dtype, memory.running()
+        ctx.memory, ctx.slot, ctx.dtype, ctx.made = memory, slot, value.dtype, running()
         return token.clone()
 
     @staticmethod
@@ -133,7 +134,7 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, token: Tensor, memory: ValueMemory, query: Tensor, reads: int, heads: int, *own: Tensor
     ) -> Tensor:
-        ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, memory.running()
+        ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, running()
         read = values_read(own, memory.values[:reads])
         scores, scales = value_scores(read, query, heads)
         ctx.save_for_backward(token, query, scores, scales, *own)
@@ -172,7 +173,7 @@ class _Weigh(torch.autograd.Function):
     def forward(
         ctx: Any, token: Tensor, memory: ValueMemory, weights: Tensor, reads: int, *own: Tensor
     ) -> Tensor:
-        ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
+        ctx.memory, ctx.reads, ctx.made = memory, reads, running()
         ctx.save_for_backward(token, weights, *own)
         read = values_read(own, memory.values[:reads])
         return weighted_sum(read, wide(weights[: len(read)]).flip(0)[:, None, None]).to(own[0].dtype)

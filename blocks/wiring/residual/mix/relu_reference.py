@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.backward_passes import running
 from blocks.primitives.reference import wide
 from blocks.wiring.residual.mix.reference import ValueMemory, split_heads, value_scores, values_read
 
@@ -36,7 +37,7 @@ class _Rectify(torch.autograd.Function):
         heads: int,
         *own: Tensor,
     ) -> Tensor:
-        ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, memory.running()
+        ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, running()
         latest_first = values_read(own, memory.values[:reads])[::-1]
         scores, scales = value_scores(latest_first, query, heads)
         ctx.save_for_backward(token, static, query, scores, scales, *own)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.backward_passes import running
 from blocks.primitives.reference import EPS, wide
 from blocks.wiring.residual.mix.reference import ValueMemory, split_heads, values_read, weighted_sum
 
@@ -36,7 +37,7 @@ class _NormLatest(torch.autograd.Function):
         full = wide(memory.values[reads - 1] if reads else value)
         scale = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
         scale.square_().div_(full.shape[-1]).add_(EPS).rsqrt_()
-        ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
+        ctx.memory, ctx.reads, ctx.made = memory, reads, running()
         ctx.save_for_backward(value, token, scale)
         normed: Tensor = full * scale
         return normed.to(value.dtype)
@@ -67,7 +68,7 @@ class _WeighByToken(torch.autograd.Function):
         reads: int,
         *own: Tensor,
     ) -> Tensor:
-        ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
+        ctx.memory, ctx.reads, ctx.made = memory, reads, running()
         ctx.save_for_backward(token, static, dynamic, *own)
         latest_first = values_read(own, memory.values[:reads])[::-1]
         return weighted_sum(latest_first, _shares(dynamic, static, len(latest_first))).to(own[0].dtype)

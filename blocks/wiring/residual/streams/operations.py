@@ -31,12 +31,9 @@ class OpenStreams(SavesNothing, Operation):
     streams: int
     apart: bool
 
+    passes_on = 0
     decoding = LOCAL
     kernels = (Kernel("open_streams", f"{_REFERENCE}:open_streams", "copied"),)
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped stage returns the state unchanged."""
-        return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return [streams, width]."""
@@ -55,12 +52,9 @@ class CloseStreams(SavesNothing, Operation):
     streams: int
     apart: bool
 
+    passes_on = 0
     decoding = LOCAL
     kernels = (Kernel("close_streams", f"{_REFERENCE}:close_streams", "one reduction"),)
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped stage returns the state unchanged."""
-        return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.streams, self.width))
@@ -203,6 +197,7 @@ class WriteStreams(Operation):
     dynamic: bool
     constraint: Constraint
 
+    passes_on = 0
     decoding = LOCAL
 
     @property
@@ -245,10 +240,6 @@ class WriteStreams(Operation):
         sums = at.stream_bytes * (self.streams * columns + self.width)
         backward = largest(flow.grad_inputs, sums)
         return WorkspaceBytes(flow.outputs, backward, backward)
-
-    def passthrough(self, output: int) -> int | None:
-        """A skipped write returns the streams unchanged."""
-        return 0
 
 
 def _static(name: str, why: str, prepare: str, prepared: int) -> Kernel:
