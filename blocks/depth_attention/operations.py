@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
-from blocks.ir.kernel import Kernel, Target
+from blocks.ir.kernel import Kernel, Target, with_fields
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.gpu import off_triton
 from blocks.kernels.slots import SlotRead, WriteSlot, slots_of
-from blocks.primitives.fused_operations import as_fused, as_plain
 from blocks.primitives.operations import RotateStep, step_angles
 
 _REFERENCE = "blocks.depth_attention.reference"
@@ -26,7 +25,7 @@ _LARGEST = 128
 def unfit(operation: WriteKV | Attend, target: Target) -> str:
     """Return why the Triton kernels cannot run an operation, or "" if they can."""
     larger = operation.head_dim > _LARGEST
-    return off_triton(target) or (f"heads are larger than {_LARGEST}" if larger else "")
+    return off_triton(operation, target) or (f"heads are larger than {_LARGEST}" if larger else "")
 
 
 class WriteKV(WriteSlot):
@@ -68,14 +67,14 @@ class Attend(SlotRead):
             f"{_FUSED}:attend",
             "one kernel; each slot is read once per kv head, only the log-sum-exp is kept",
             unfit,
-            specialize=as_fused,
+            specialize=with_fields(fused=True),
             check=_CHECK,
         ),
         Kernel(
             "slot_attend",
             f"{_REFERENCE}:attend",
             "elementwise over the slots; bound by bytes",
-            specialize=as_plain,
+            specialize=with_fields(fused=False),
             compiled=f"{_COMPILED}:attend",
             by_autograd="blocks.depth_attention.by_autograd:attend",
         ),
@@ -175,14 +174,14 @@ class RotaryAttend(Attend):
             f"{_FUSED}:attend_rotated",
             "one kernel, which turns queries as it reads them; each slot is read once per kv head",
             unfit,
-            specialize=as_fused,
+            specialize=with_fields(fused=True),
             check=_CHECK,
         ),
         Kernel(
             "slot_attend_rotated",
             f"{_REFERENCE}:attend_rotated",
             "queries turned, then elementwise over the slots",
-            specialize=as_plain,
+            specialize=with_fields(fused=False),
         ),
     )
 

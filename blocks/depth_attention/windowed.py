@@ -7,11 +7,10 @@ from typing import Any
 
 from blocks.depth_attention.operations import Attend, RotaryAttend, unfit
 from blocks.ir.costs import CostContext
-from blocks.ir.kernel import Kernel, Target
+from blocks.ir.kernel import Kernel, Target, with_fields
 from blocks.ir.operation import Operation
 from blocks.ir.tensor_type import Shape
 from blocks.ir.windowed_mean import windowed_mean
-from blocks.primitives.fused_operations import as_plain
 from blocks.primitives.operations import RotateStep
 
 
@@ -37,7 +36,7 @@ class WindowedAttend(Attend):
             "slot_attend_windowed",
             "blocks.depth_attention.reference:attend",
             "not fused: elementwise over the slots that are read; bound by bytes",
-            specialize=as_plain,
+            specialize=with_fields(fused=False),
             by_autograd="blocks.depth_attention.by_autograd:attend",
         ),
     )
@@ -72,7 +71,7 @@ class RotaryWindowedAttend(WindowedAttend, RotaryAttend):
             "slot_attend_windowed_rotated",
             "blocks.depth_attention.reference:attend_rotated",
             "queries turned, then elementwise over the slots that are read",
-            specialize=as_plain,
+            specialize=with_fields(fused=False),
         ),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from blocks.expert_attention.tiles import BITS, LARGEST, MOST_ACTIVE
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
-from blocks.ir.kernel import Kernel, Target
+from blocks.ir.kernel import Kernel, Target, with_fields
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -25,7 +25,7 @@ _SUMS = "gradients of experts made of the rows of several steps, which they gath
 
 def _unfit(operation: RoutedExperts, target: Target) -> str:
     """Return why the Triton kernels cannot run an operation, or "" if they can."""
-    if off := off_triton(target):
+    if off := off_triton(operation, target):
         return off
     if operation.width % 8 or operation.hidden % 8:
         return "width or hidden is no multiple of 8, so of 16 bytes in every dtype"
@@ -40,18 +40,6 @@ def _unfit_gathered(operation: RoutedExperts, target: Target) -> str:
     return _unfit(operation, target) or wide
 
 
-def _with_gathered(operation: RoutedExperts) -> RoutedExperts:
-    return replace(operation, sums=True, gathered=True)
-
-
-def _with_sums(operation: RoutedExperts) -> RoutedExperts:
-    return replace(operation, sums=True, gathered=False)
-
-
-def _without_sums(operation: RoutedExperts) -> RoutedExperts:
-    return replace(operation, sums=False, gathered=False)
-
-
 def _kernel(
     name: str, function: str, why: str, unfit: Callable[[Any, Target], str], summed: bool = False
 ) -> Kernel:
@@ -64,20 +52,22 @@ def _kernel(
         prepare=f"{_REFERENCE}:cast_experts",
         prepared=5,
         casts=2,
-        specialize=_without_sums,
+        specialize=with_fields(sums=False, gathered=False),
         check=f"{_CHECK}:check",
     )
     if not summed:
         return made
     prepare, check = f"{_FUSED}:sum_experts", f"{_CHECK}:check_sums"
-    return replace(made, prepare=prepare, sums=2, specialize=_with_sums, check=check)
+    return replace(
+        made, prepare=prepare, sums=2, specialize=with_fields(sums=True, gathered=False), check=check
+    )
 
 
 def _gathered(name: str, function: str, unfit: Callable[[Any, Target], str]) -> Kernel:
     """Return a kernel with the gathering first product and weight gradients of several steps at once."""
     why = "the first grouped product gathers its rows and gates them in one launch; the second is torch's"
     made = _kernel(name, function, f"{why}; {_SUMS}", unfit, summed=True)
-    return replace(made, specialize=_with_gathered, check=f"{_CHECK}:check_gathered")
+    return replace(made, specialize=with_fields(sums=True, gathered=True), check=f"{_CHECK}:check_gathered")
 
 
 @dataclass(frozen=True)
@@ -122,7 +112,7 @@ class RoutedExperts(Operation):
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
             casts=2,
-            specialize=_without_sums,
+            specialize=with_fields(sums=False, gathered=False),
             traceable=False,
         ),
     )
@@ -248,7 +238,7 @@ class RotaryExperts(RoutedExperts):
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
             casts=2,
-            specialize=_without_sums,
+            specialize=with_fields(sums=False, gathered=False),
             traceable=False,
         ),
     )

@@ -37,7 +37,7 @@ def _unfit(operation: GatedDelta, target: Target) -> str:
     if operation.key_dim > LONGEST_KEY:
         return f"keys are longer than {LONGEST_KEY}"
     odd = operation.key_dim % 2 or operation.value_dim % 2
-    return off_triton(target) or ("the size of keys or values is odd" if odd else "")
+    return off_triton(operation, target) or ("the size of keys or values is odd" if odd else "")
 
 
 def _by_fla(operation: GatedDelta) -> GatedDelta:

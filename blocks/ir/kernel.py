@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 
@@ -82,6 +83,11 @@ class Kernel:
     traceable: bool = True
     compiled: str = ""
     by_autograd: str = ""
+
+
+def with_fields(**values: Any) -> Callable[[Any], Any]:
+    """Return a function that specializes an operation: it gives it these values of its fields."""
+    return partial(replace, **values)
 
 
 class Implementation:

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def off_gpu(target: Target) -> str:
-    """Return why a GPU kernel cannot run on a target, or ""."""
+def off_gpu(operation: object, target: Target) -> str:
+    """Return why a GPU kernel cannot run any operation on a target, or ""."""
     if target.device != "cuda":
         return "needs a GPU"
     known = target.dtype in ("float32", "float16", "bfloat16")
     return "" if known else f"it has no {target.dtype}"
 
 
-def off_triton(target: Target) -> str:
-    """Return why a Triton kernel cannot run on a target, or ""."""
-    return off_gpu(target) or ("" if find_spec("triton") else "triton is not installed")
+def off_triton(operation: object, target: Target) -> str:
+    """Return why a Triton kernel cannot run any operation on a target, or ""."""
+    return off_gpu(operation, target) or ("" if find_spec("triton") else "triton is not installed")
 
 
 def padded(size: int) -> int:

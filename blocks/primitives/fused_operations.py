@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
-from blocks.ir.kernel import Kernel, Target
+from blocks.ir.kernel import Kernel, Target, with_fields
 from blocks.ir.numbers import largest
 from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
@@ -30,17 +30,7 @@ def positions(head_dim: int) -> TensorType:
 def unfit(operation: Any, target: Target) -> str:
     """Return why the Triton kernels cannot run an operation, or "" if they can."""
     longer = operation.shape[-1] > LARGEST
-    return off_triton(target) or (f"rows are longer than {LARGEST}" if longer else "")
-
-
-def as_fused(operation: Any) -> Any:
-    """Return the operation specialized for its Triton kernel."""
-    return replace(operation, fused=True)
-
-
-def as_plain(operation: Any) -> Any:
-    """Return the operation specialized for its reference."""
-    return replace(operation, fused=False)
+    return off_triton(operation, target) or (f"rows are longer than {LARGEST}" if longer else "")
 
 
 @cache
@@ -73,17 +63,13 @@ def _off_this_cpu(operation: Any, target: Target) -> str:
     return "" if target.device == "cpu" and not target.portable else "needs a CPU that is known"
 
 
-def _off_gpu(operation: Any, target: Target) -> str:
-    return off_gpu(target)
-
-
 def _with_sum(plain: Kernel, outputs: int) -> Kernel:
     """Return the kernel that accumulates the gradient of the weight over all uses within the product."""
     return Kernel(
         f"{plain.name}_summed",
         plain.function.replace(_REFERENCE, _FUSED),
         f"{plain.why}; gradients of all uses added up in fp32",
-        _off_gpu,
+        off_gpu,
         prepare=f"{_FUSED}:sum_weight",
         prepared=1,
         casts=outputs,
@@ -112,10 +98,15 @@ class AddNorm(Operation):
             prepare=f"{_FUSED}:sum_gain",
             prepared=1,
             sums=1,
-            specialize=as_fused,
+            specialize=with_fields(fused=True),
             check=f"{_CHECK}:check_add_norm",
         ),
-        Kernel("add_norm", f"{_REFERENCE}:add_norm", "a sum, then torch's own RMSNorm", specialize=as_plain),
+        Kernel(
+            "add_norm",
+            f"{_REFERENCE}:add_norm",
+            "a sum, then torch's own RMSNorm",
+            specialize=with_fields(fused=False),
+        ),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -255,14 +246,14 @@ class NormRotate(Operation):
             f"{_FUSED}:norm_rotate",
             "heads normed and turned by one kernel, read where they lie",
             unfit,
-            specialize=as_fused,
+            specialize=with_fields(fused=True),
             check=f"{_CHECK}:check_rotary",
         ),
         Kernel(
             "norm_rotate",
             f"{_REFERENCE}:norm_rotate",
             "torch's own RMSNorm, then pairs turned",
-            specialize=as_plain,
+            specialize=with_fields(fused=False),
         ),
     )
 

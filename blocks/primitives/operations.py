@@ -9,15 +9,13 @@ from typing import Any, ClassVar, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
-from blocks.ir.kernel import Kernel
+from blocks.ir.kernel import Kernel, with_fields
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
 from blocks.primitives.fused_operations import (
     AddNorm,
     NormRotate,
-    as_fused,
-    as_plain,
     positions,
     project_kernels,
     unfit,
@@ -182,14 +180,14 @@ class Rotate(SavesNothing, Operation):
             "blocks.primitives.fused:rotate",
             "pairs turned by one kernel, read where they lie",
             unfit,
-            specialize=as_fused,
+            specialize=with_fields(fused=True),
             check="blocks.primitives.check:check_rotary",
         ),
         Kernel(
             "rotate",
             f"{_REFERENCE}:rotate",
             "pairs turned by each token's row of the table",
-            specialize=as_plain,
+            specialize=with_fields(fused=False),
         ),
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from blocks.ir.costs import CostContext, SavedTensors, SavesNothing
-from blocks.ir.kernel import Kernel, Target
+from blocks.ir.kernel import Kernel, Target, with_fields
 from blocks.ir.numbers import smallest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import TensorType
@@ -18,21 +18,13 @@ _DECODING = "blocks.sequence_attention.decoding"
 MASK = TensorType((), "bool", "mask")
 
 
-def _unordered(operation: Attend, target: Target) -> str:
-    return off_gpu(target)
-
-
 def _unflashed(operation: WindowAttend, target: Target) -> str:
     if operation.sinks:
         return "it sees a window alone, without sinks"
     fits = operation.head_dim <= 256 and operation.head_dim % 8 == 0
-    return off_gpu(target) or (
+    return off_gpu(operation, target) or (
         "" if fits else f"head_dim is {operation.head_dim}, not a multiple of 8 up to 256"
     )
-
-
-def _unmasked(operation: WindowAttend) -> WindowAttend:
-    return replace(operation, masked=False)
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Attend(Operation):
             "sdpa_ordered",
             "blocks.sequence_attention.ordered:attend_ordered",
             "torch's fused causal attention, by cuDNN where that fits, then flash",
-            _unordered,
+            off_gpu,
             check="blocks.sequence_attention.check:check_ordered",
             traceable=False,
         ),
@@ -131,7 +123,7 @@ class WindowAttend(Attend):
             "blocks.sequence_attention.windowed:attend_windowed",
             "torch's flash attention, which goes through the window alone and needs no mask",
             _unflashed,
-            specialize=_unmasked,
+            specialize=with_fields(masked=False),
             dtypes=("bfloat16", "float16"),
             unused_inputs=(3,),
             check="blocks.sequence_attention.check:check_windowed",

@@ -221,7 +221,7 @@ def _own_routing(logits: Tensor, balance: Tensor, load: Tensor, active: int) -> 
 
 def _unfit(setting: Setting) -> str:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return off_triton(replace(setting.target, device="cuda") if interpreted else setting.target)
+    return off_triton(None, replace(setting.target, device="cuda") if interpreted else setting.target)
 
 
 def _routed(row: Row) -> list[Goal]:

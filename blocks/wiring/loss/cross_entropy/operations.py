@@ -8,12 +8,11 @@ from typing import Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
-from blocks.ir.kernel import Kernel, Target
+from blocks.ir.kernel import Kernel, with_fields
 from blocks.ir.numbers import largest, smallest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
 from blocks.kernels.gpu import off_triton
-from blocks.primitives.fused_operations import as_fused, as_plain
 from blocks.primitives.operations import Project
 from blocks.wiring.loss.cross_entropy.chunks import chunk_tokens, chunks_pay
 
@@ -59,10 +58,6 @@ class CrossEntropy(Operation):
         return HeadLoss(producer.fan_in, self.vocab) if chunks_pay(self.vocab, self.tokens) else None
 
 
-def _off_triton(operation: Operation, target: Target) -> str:
-    return off_triton(target)
-
-
 @dataclass(frozen=True)
 class HeadLoss(Operation):
     """The head and the mean cross-entropy by chunks of tokens: (x, targets) -> loss, logits.
@@ -80,15 +75,15 @@ class HeadLoss(Operation):
             "triton_head_loss",
             f"{_FUSED}:head_loss",
             "logits by chunks of tokens, turned into their gradients in place; none are kept",
-            _off_triton,
-            specialize=as_fused,
+            off_triton,
+            specialize=with_fields(fused=True),
             check=CHECK,
         ),
         Kernel(
             "head_loss",
             "blocks.wiring.loss.cross_entropy.by_chunks:head_loss",
             "logits by chunks of tokens, their gradients made with them; none are kept",
-            specialize=as_plain,
+            specialize=with_fields(fused=False),
         ),
     )
     decoding = LOCAL

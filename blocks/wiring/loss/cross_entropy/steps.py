@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
-from blocks.ir.kernel import Kernel, Target
+from blocks.ir.kernel import Kernel, Target, with_fields
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
@@ -24,19 +24,7 @@ def _small(operation: StepsCrossEntropy, target: Target) -> str:
 
 
 def _unfit(operation: StepsCrossEntropy, target: Target) -> str:
-    return off_triton(target) or _small(operation, target)
-
-
-def _by_kernel(operation: StepsCrossEntropy) -> StepsCrossEntropy:
-    return replace(operation, by_chunks=True, fused=True)
-
-
-def _by_chunks(operation: StepsCrossEntropy) -> StepsCrossEntropy:
-    return replace(operation, by_chunks=True, fused=False)
-
-
-def _plain(operation: StepsCrossEntropy) -> StepsCrossEntropy:
-    return replace(operation, by_chunks=False, fused=False)
+    return off_triton(operation, target) or _small(operation, target)
 
 
 @dataclass(frozen=True)
@@ -60,7 +48,7 @@ class StepsCrossEntropy(Operation):
             "blocks.wiring.loss.cross_entropy.fused:steps_head_loss",
             "logits by chunks of tokens, turned into their gradients in place; none are kept",
             _unfit,
-            specialize=_by_kernel,
+            specialize=with_fields(by_chunks=True, fused=True),
             check=CHECK,
         ),
         Kernel(
@@ -68,14 +56,14 @@ class StepsCrossEntropy(Operation):
             "blocks.wiring.loss.cross_entropy.steps_by_chunks:steps_head_loss",
             "logits by chunks of tokens, their gradients made with them; none are kept",
             _small,
-            specialize=_by_chunks,
+            specialize=with_fields(by_chunks=True, fused=False),
             traceable=False,
         ),
         Kernel(
             "steps_cross_entropy",
             "blocks.wiring.loss.cross_entropy.reference:steps_cross_entropy",
             "reference: head and log-softmax in fp32, step by step",
-            specialize=_plain,
+            specialize=with_fields(by_chunks=False, fused=False),
             traceable=False,
         ),
     )
