@@ -2,67 +2,31 @@
 
 import time
 
+import llamas
 import pytest
 import torch
 
 import composer
-from composer.testing.models import make
 
-WIDTH, LAYERS, HEADS, VOCAB, HIDDEN = 256, 6, 4, 1000, 704
+VOCAB = 1000
+SHAPE = (256, 6, 4, 704, VOCAB, 512)
 PROMPT, NEW, ROUNDS = 16, 200, 4
 
 
 def ours():
-    spec = {
-        "schema": 1,
-        "name": "llama",
-        "model": {"width": WIDTH, "vocab": VOCAB, "context": 512, "tie_embeddings": False},
-        "blocks": {
-            "seq": {"type": "sequence_attention", "heads": HEADS},
-            "ffn": {"type": "feed_forward", "hidden": HIDDEN},
-        },
-        "stages": [{"stack": LAYERS, "step": ["seq", "ffn"]}],
-    }
-    model = composer.compile(make(spec))
+    model = composer.compile(llamas.ours(*SHAPE))
     return model, lambda tokens: model.generate(tokens, NEW, temperature=0)
 
 
 def hugging_face():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=WIDTH,
-        intermediate_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=512,
-        tie_word_embeddings=False,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
+    model = llamas.hugging_face(*SHAPE).eval()
     exactly = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     return model, lambda tokens: model.generate(tokens, **exactly)
 
 
 def x_transformers():
-    package = pytest.importorskip("x_transformers")
-    layers = package.Decoder(
-        dim=WIDTH,
-        depth=LAYERS,
-        heads=HEADS,
-        attn_dim_head=WIDTH // HEADS,
-        rotary_pos_emb=True,
-        use_rmsnorm=True,
-        ff_swish=True,
-        ff_glu=True,
-        ff_no_bias=True,
-        ff_mult=HIDDEN / WIDTH,
-        attn_flash=True,
-    )
-    model = package.TransformerWrapper(
-        num_tokens=VOCAB, max_seq_len=512, use_abs_pos_emb=False, attn_layers=layers
-    ).eval()
-    run = package.AutoregressiveWrapper(model)
+    model = llamas.x_transformers(*SHAPE).eval()
+    run = pytest.importorskip("x_transformers").AutoregressiveWrapper(model)
     return model, lambda tokens: run.generate(tokens, NEW, temperature=0.0, cache_kv=True)
 
 

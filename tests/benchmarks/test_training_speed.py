@@ -4,12 +4,12 @@ import statistics
 import time
 from functools import partial
 
+import llamas
 import pytest
 import torch
 import torch.nn.functional as F
 
 import composer
-from composer.testing.models import make
 
 VOCAB, LENGTH = 1000, 64
 # width, layers, heads, hidden, sequences, rounds
@@ -21,57 +21,19 @@ SIZES = {
 }
 
 
-def ours(width, layers, heads, hidden, compiled):
-    spec = {
-        "schema": 1,
-        "name": "llama",
-        "model": {"width": width, "vocab": VOCAB, "context": LENGTH, "tie_embeddings": False},
-        "blocks": {
-            "seq": {"type": "sequence_attention", "heads": heads},
-            "ffn": {"type": "feed_forward", "hidden": hidden},
-        },
-        "stages": [{"stack": layers, "step": ["seq", "ffn"]}],
-    }
-    model = composer.compile(make(spec), torch_compile="on" if compiled else "off")
+def ours(*shape, compiled):
+    model = composer.compile(llamas.ours(*shape), torch_compile="on" if compiled else "off")
     return model, model.loss
 
 
-def hugging_face(width, layers, heads, hidden, compiled):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=width,
-        intermediate_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=LENGTH,
-        tie_word_embeddings=False,
-        use_cache=False,
-    )
-    model = transformers.LlamaForCausalLM(config)
+def hugging_face(*shape, compiled):
+    model = llamas.hugging_face(*shape, use_cache=False)
     run = torch.compile(model) if compiled else model
     return model, lambda tokens, targets: cross_entropy(run(tokens).logits, targets)
 
 
-def x_transformers(width, layers, heads, hidden, compiled):
-    package = pytest.importorskip("x_transformers")
-    made = package.Decoder(
-        dim=width,
-        depth=layers,
-        heads=heads,
-        attn_dim_head=width // heads,
-        rotary_pos_emb=True,
-        use_rmsnorm=True,
-        ff_swish=True,
-        ff_glu=True,
-        ff_no_bias=True,
-        ff_mult=hidden / width,
-        attn_flash=True,
-    )
-    model = package.TransformerWrapper(
-        num_tokens=VOCAB, max_seq_len=LENGTH, use_abs_pos_emb=False, attn_layers=made
-    )
+def x_transformers(*shape, compiled):
+    model = llamas.x_transformers(*shape)
     run = torch.compile(model) if compiled else model
     return model, lambda tokens, targets: cross_entropy(run(tokens), targets)
 
@@ -93,7 +55,8 @@ def step(model, loss, tokens, targets):
 def test_step_times_beside_libraries(size, compiled, capsys):
     *shape, sequences, rounds = SIZES[size]
     built = {
-        make_one.__name__: make_one(*shape, compiled) for make_one in (ours, hugging_face, x_transformers)
+        make_one.__name__: make_one(*shape, VOCAB, LENGTH, compiled=compiled)
+        for make_one in (ours, hugging_face, x_transformers)
     }
     sizes = [sum(each.numel() for each in model.parameters()) for model, _ in built.values()]
     assert max(sizes) < 1.01 * min(sizes)
