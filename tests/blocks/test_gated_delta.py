@@ -7,6 +7,7 @@ import torch
 from cases import DELTA, one
 from models import close, compiled, probe, tokens_for
 
+from blocks.gated_delta import by_autograd
 from blocks.gated_delta.chunked import mix
 from blocks.gated_delta.convolved import convolve
 from blocks.gated_delta.operations import CHUNK
@@ -52,7 +53,8 @@ def compare(ours, plain, inputs, tolerance=1e-10):
 @pytest.mark.parametrize(("length", "shift"), [(1, 0.0), (CHUNK, -4.6), (LONG, 0.0), (LONG, 40.0)])
 def test_chunks_equal_one_token_after_another(length, shift):
     # a shift of 40 forgets all at each token: what is left of others overflows where it is not masked
-    compare(mix, mix_plain, given(length, shift))
+    for chunked in (mix, by_autograd.mix):
+        compare(chunked, mix_plain, given(length, shift))
 
 
 @pytest.mark.parametrize(("length", "size"), [(1, 4), (7, 4), (3, 1)])
