@@ -164,14 +164,14 @@ class Replay(JournalStorageReplayResult):
         trial.system_attrs = self._shared(trial.system_attrs, trial.params)
 
     def _shared(self, attributes: Mapping[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-        found = {}
+        shared = {}
         for name, value in attributes.items():
             if isinstance(value, dict) and _same(value, params):
                 value = params
             elif isinstance(value, dict | str):
                 value = self._pool.shared(name, value)
-            found[sys.intern(name)] = value
-        return found
+            shared[sys.intern(name)] = value
+        return shared
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:

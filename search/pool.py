@@ -28,9 +28,9 @@ class Pool:
 def _key(value: dict[str, Any]) -> tuple[Any, ...] | None:
     """Return what tells a flat mapping from others; None for one that holds more mappings or lists."""
     # 1, 1.0 and true are equal, but not the same
-    found = []
+    parts = []
     for name, each in value.items():
         if isinstance(each, dict | list):
             return None
-        found += [name, type(each), each]
-    return tuple(found)
+        parts += [name, type(each), each]
+    return tuple(parts)

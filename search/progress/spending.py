@@ -13,7 +13,7 @@ Now: TypeAlias = tuple[Record, float, float]
 """A run in training: its record, when that began, and the current time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Spent:
     """What one run has spent.
 

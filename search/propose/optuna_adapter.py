@@ -52,8 +52,8 @@ def tell(
         UpdateFinishedTrialError: it has ended already.
     """
     constraints, values, facts = answer(proposed, record, worst)
-    already = trial.constraints
     with optuna_private.together(study):
+        already = trial.constraints
         for name, fact in facts.items():
             trial.set_user_attr(name, fact)
         for name, value in constraints.items():

@@ -31,7 +31,7 @@ _READ = """
 select body from composer_journal_records
 where search = %(search)s and number >= %(start)s order by number limit %(most)s
 """
-_PAGE = 10_000
+_PAGE = 2_000
 """Most records that are read at once."""
 _PIECE = 1 << 20
 """Bytes of a file that are read at once."""

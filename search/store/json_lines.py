@@ -13,7 +13,7 @@ def parsed(lines: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line is no JSON, or more than one value.
     """
-    found: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")
-    if len(found) != len(lines):
+    values: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")
+    if len(values) != len(lines):
         raise ValueError("expected one JSON object on each line")
-    return found
+    return values

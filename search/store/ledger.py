@@ -101,7 +101,8 @@ class Record:
     @property
     def key(self) -> str:
         """Its name among all records of the search."""
-        return f"{self.kind}-{self.name}"
+        # many mappings have it as a key
+        return intern(f"{self.kind}-{self.name}")
 
     @property
     def tokens(self) -> int:

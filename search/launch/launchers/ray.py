@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ from search.launch.launcher import Launcher, Need, Options
 from search.launch.remote import RemoteCrew
 from search.run.worker_plan import devices_of, threads_of
 from search.run.worker_process import Job
+
+_ANSWER = 10.0
+"""Seconds within which a cluster accepts a connection."""
 
 
 class RayOptions(Options):
@@ -157,6 +162,7 @@ def connect(address: str) -> None:
             f"--address: expected HOST:PORT of the cluster, got {address}; workers connect to the command, "
             "so run it on a node of the cluster, for example with `ray job submit`"
         )
+    _refuse_silent(address)
     import ray
 
     _silence()
@@ -166,6 +172,19 @@ def connect(address: str) -> None:
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
             message = f"--address: expected a running Ray cluster at {address}: {first_line(error)}"
             raise SearchError(message) from None
+
+
+def _refuse_silent(address: str) -> None:
+    """Refuse an address where nothing listens, for which Ray itself waits several minutes."""
+    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, _, port = named.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise SearchError(f"--address: expected a running Ray cluster at {named}: {reason}") from None
 
 
 def _silence() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from composer.cli.main import main
 from search.errors import SearchError
 from search.launch.launcher import asked
+from search.launch.launchers.ray import connect
 
 SPECS = Path(__file__).parents[3] / "specs"
 
@@ -47,3 +49,14 @@ def test_a_setting_has_a_key_and_a_launcher_a_name() -> None:
         asked("local", None, ["x"])
     with pytest.raises(SearchError, match=r"expected one of .*local.*, got 'foo'"):
         asked("foo", None, None).checked()
+
+
+@pytest.mark.parametrize("named", ["--address", "RAY_ADDRESS"])
+def test_an_address_where_no_cluster_listens_is_told_at_once(monkeypatch, named):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        if named == "RAY_ADDRESS":
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(SearchError, match=f"expected a running Ray cluster at {address}: "):
+            connect("auto" if named == "RAY_ADDRESS" else address)

@@ -33,6 +33,7 @@ from search.study.rows import read_rows
 from search.study.run import run_study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+AWAY = float(os.environ.get("DATABASE_AWAY", "30"))
 needs_server = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
@@ -153,6 +154,7 @@ def test_a_stopped_worker_of_the_same_folder_holds_up_no_other(tmp_path, server,
 
 @needs_server
 @pytest.mark.slow
+@pytest.mark.timeout(300 + AWAY)
 def test_a_database_that_is_away_for_long_stops_no_worker(tmp_path, server):
     """For half a minute, or for DATABASE_AWAY seconds."""
     url, space = server.url("away"), toy(tmp_path, *SIX)
@@ -161,7 +163,7 @@ def test_a_database_that_is_away_for_long_stops_no_worker(tmp_path, server):
     while not work.exists() or len({row["worker"] for row in rows(url)}) < 3:
         time.sleep(0.05)
     server.stop()
-    time.sleep(float(os.environ.get("DATABASE_AWAY", "30")))
+    time.sleep(AWAY)
     assert all(worker.poll() is None for worker in workers)
     server.start()
     join(workers)
