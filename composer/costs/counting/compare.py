@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from composer.costs.base.units import amount
@@ -35,19 +35,17 @@ class Change:
 
 def measures(a: Costs, b: Costs) -> list[Change]:
     """Return every measure that applies to at least one spec, with FLOPs split by pass and memory by term."""
-    return list(_measures(a, b))
-
-
-def _measures(a: Costs, b: Costs) -> Iterator[Change]:
+    changes = []
     for name, measure in MEASURES.items():
         before, after = a.measure(name), b.measure(name)
         if before is None and after is None:
             continue
-        yield Change(name, before, after)
+        changes.append(Change(name, before, after))
         if measure.details:
             here, there = measure.details(a), measure.details(b)
-            for term in dict.fromkeys((*here, *there)):
-                yield Change(term, here.get(term), there.get(term), term=True)
+            terms = dict.fromkeys((*here, *there))
+            changes += [Change(term, here.get(term), there.get(term), term=True) for term in terms]
+    return changes
 
 
 def by_block(a: Costs, b: Costs, names: Mapping[str, str]) -> dict[str, list[Change]]:

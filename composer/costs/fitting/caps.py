@@ -9,7 +9,7 @@ from composer.costs.base.budget import Budget
 from composer.costs.base.units import amount, count_text
 from composer.costs.counting.count import Costs
 from composer.costs.counting.plan import Plan, as_plan
-from composer.language.schema.caps import Caps, Kind
+from composer.language.schema.caps import Kind
 from composer.language.schema.spec import Spec
 from composer.measures.registry import MEASURES
 from composer.settings.errors import Fault, SpecError
@@ -43,7 +43,13 @@ class Excess(NamedTuple):
 
 def excesses(spec: Spec, costs: Costs, kind: Kind = "hard") -> list[Excess]:
     """Return every cap whose hard (or soft) limit the spec exceeds, in the order of declaration."""
-    return list(_excesses(spec.caps, costs, kind))
+    over = []
+    for cap, limit in spec.caps.limits(kind).items():
+        value = costs.measure(cap)
+        if value is not None and value > limit:
+            at = MEASURES[cap].at_words if costs.trained_steps else ""
+            over.append(Excess(cap, limit, value, MEASURES[cap].heaviest(costs), at))
+    return over
 
 
 def warnings(spec: Spec, costs: Costs) -> list[str]:
@@ -74,14 +80,6 @@ def check_caps(spec: Spec | Plan) -> Costs:
     if faults:
         raise SpecError(faults)
     return costs
-
-
-def _excesses(caps: Caps, costs: Costs, kind: Kind) -> Iterator[Excess]:
-    for cap, limit in caps.limits(kind).items():
-        value = costs.measure(cap)
-        if value is not None and value > limit:
-            at = MEASURES[cap].at_words if costs.trained_steps else ""
-            yield Excess(cap, limit, value, MEASURES[cap].heaviest(costs), at)
 
 
 def _faults(plan: Plan, over: list[Excess]) -> Iterator[Fault]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from composer.costs.fitting.fit import Measures, Move, made
 from composer.costs.fitting.tunables import Tree, Tunable, Tunables, find
 from composer.costs.matching.choices import axes, dimensions
-from composer.costs.matching.goal import NOWHERE, Aim, Costs, Goal, Score, Solution
+from composer.costs.matching.goal import NOWHERE, Aim, Costs, Goal, Solution
 from composer.costs.matching.shape import SHAPING, WIDTH, Limits, Sizes, distance
 from composer.costs.matching.solve import Search
 from composer.costs.tracing.traced_cost import Coster
@@ -312,7 +313,7 @@ class _Matching:
         best = Solution(NOWHERE, {})
         for alike in goals:
             for search in searches[: None if len(alike) == 1 else 1]:
-                best = min((search.nearest(goal) for goal in alike), key=_score, default=best)
+                best = min((search.nearest(goal) for goal in alike), key=attrgetter("score"), default=best)
                 if best.score.excess == 0:
                     return best
         return best
@@ -328,10 +329,6 @@ class _Matching:
         if len(apart) > len(together):
             ways.append((apart, fine))
         return [Search(self.limits, *way, self.costs) for way in ways]
-
-
-def _score(solution: Solution) -> Score:
-    return solution.score
 
 
 def _without(aims: Mapping[str, tuple[float, float]], given: Collection[str]) -> Goal:

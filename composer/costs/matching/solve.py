@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import product
 from math import ceil
+from operator import attrgetter
 
 from composer.costs.matching.axis_solver import AxisSolver
 from composer.costs.matching.choices import Axis, Combination, Option
-from composer.costs.matching.goal import NOWHERE, Costs, Goal, Score, Solution
+from composer.costs.matching.goal import NOWHERE, Costs, Goal, Solution
 from composer.costs.matching.shape import Limits, Sizes
 
 # combinations looked at: the nearest ones at first, and those nearer than a solution
@@ -42,7 +43,7 @@ class Search:
         """Return the sizes nearest to the base that meet a goal, or those that come closest to the goal."""
         best = self._looked_through(goal, _FIRST, Solution(NOWHERE, {}))
         if not best.score.met:
-            best = min(best, self._descended(goal), key=_score)
+            best = min(best, self._descended(goal), key=attrgetter("score"))
         if best.score.met:
             best = self._looked_through(goal, _NEARER, best)
         return best
@@ -68,7 +69,7 @@ class Search:
         for count, combination in enumerate(self._ordered()):
             if count >= most or (best.score.met and self._coarse(combination) >= best.score.distance):
                 break
-            best = min(best, self._at(goal, combination), key=_score)
+            best = min(best, self._at(goal, combination), key=attrgetter("score"))
         return best
 
     def _ordered(self) -> Iterator[Combination]:
@@ -88,7 +89,7 @@ class Search:
     def _descended(self, goal: Goal) -> Solution:
         """Return the best combination found by coordinate descent from the best of a sample."""
         sample = sorted(self._sampled(), key=lambda combination: self._at(goal, combination).score)
-        return min((self._descent(goal, start) for start in sample[:_STARTS]), key=_score)
+        return min((self._descent(goal, start) for start in sample[:_STARTS]), key=attrgetter("score"))
 
     def _sampled(self) -> Iterator[Combination]:
         spread = []
@@ -108,7 +109,3 @@ class Search:
             if at == before or self._at(goal, at).score.met:
                 break
         return self._at(goal, at)
-
-
-def _score(solution: Solution) -> Score:
-    return solution.score

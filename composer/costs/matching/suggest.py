@@ -47,7 +47,7 @@ def suggestions(
 
     Args:
         spec: the target.
-        found: its arms; at least one that is not dense could not be matched.
+        arms: its arms; at least one that is not dense could not be matched.
         on: the measures.
         bounds: of shape.
     """
@@ -94,7 +94,7 @@ class _Target:
         return Suggestion(tuple(moves), before, after)
 
     def more_experts(self) -> dict[str, int]:
-        """Return the fewest sufficient experts, scaled alike in all blocks; None if there are none."""
+        """Return the fewest sufficient experts, scaled alike in all blocks; {} if there are none."""
         tunables = self._of("experts")
         if not tunables:
             return {}
@@ -119,7 +119,7 @@ class _Target:
         return values(trial)
 
     def fewer(self, field: str) -> dict[str, int]:
-        """Return the most active experts, or steps of the longest stage, that suffice, or None."""
+        """Return the most active experts, or steps of the longest stage, that suffice; {} if none do."""
         tunables = self._of(field)
         if not tunables:
             return {}

@@ -6,7 +6,7 @@ import lightning
 import pytest
 import torch
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
-from models import compiled, tokens_for
+from models import Loader, compiled, tokens_for
 from strategies import make
 from torch.nn.utils import get_total_norm
 
@@ -59,22 +59,10 @@ def norm(optimizer):
     return float(get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
-class Loader:
-    """The batches of all steps. (Trainer takes a list for several loaders.)"""
-
-    def __init__(self, model):
-        each = [tokens_for(model.spec, seed=seed) for seed in range(STEPS)]
-        self.batches = [{"tokens": tokens, "targets": tokens} for tokens in each]
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
-
-
 def fit(train, steps=STEPS, **options):
     model, watch = compiled(spec(**train)), Watch()
+    each = [tokens_for(model.spec, seed=seed) for seed in range(STEPS)]
+    batches = Loader([{"tokens": tokens, "targets": tokens} for tokens in each])
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     lightning.Trainer(
         accelerator="cpu",
@@ -86,7 +74,7 @@ def fit(train, steps=STEPS, **options):
         callbacks=[watch],
         **quiet,
         **options,
-    ).fit(model, Loader(model), Loader(model))
+    ).fit(model, batches, batches)
     assert len(watch.rates) == steps
     return watch
 
