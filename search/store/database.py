@@ -38,6 +38,8 @@ _RESOURCES = "53"
 """The class of PostgreSQL's errors about a full disk, memory or too many connections."""
 _PAUSE = 0.2
 """Seconds between two questions to the database while waiting for the lock."""
+_PAGE = 500
+"""Most records that are read at once."""
 _PUT = sql.text(
     """
 with next as (update composer_searches set version = version + 1 where id = :search returning version)
@@ -46,6 +48,13 @@ select :search, :key, :identity, :body, next.version from next
 on conflict (search, key) do update
 set identity = excluded.identity, body = excluded.body, version = excluded.version
 returning version
+"""
+)
+# page by page, since all records as text would take twice the memory of those that are kept
+_CHANGED = sql.text(
+    """
+select body, version from composer_records
+where search = :search and version > :version order by version limit :most
 """
 )
 _OPTIONS = {
@@ -106,16 +115,20 @@ class DatabaseStore:
         """Read the records of later versions than the last one read."""
         if self._connection is not None and self._newest == self._version:
             return []
-        query = sql.select(tables.records.c.body, tables.records.c.version).where(
-            tables.records.c.search == self._search, tables.records.c.version > self._version
-        )
+        changed: list[Record] = []
+        version = self._version
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(tables.records.c.version)).all()
-        if rows:
-            self._version = rows[-1].version
-        records = [record_of(row.body) for row in rows]
-        self._versions |= {record.key: row.version for record, row in zip(records, rows, strict=True)}
-        return records
+            while True:
+                after = {"search": self._search, "version": version, "most": _PAGE}
+                rows = connection.execute(_CHANGED, after).all()
+                records = [record_of(row.body) for row in rows]
+                self._versions |= {record.key: row.version for record, row in zip(records, rows, strict=True)}
+                changed += records
+                version = rows[-1].version if rows else version
+                if len(rows) < _PAGE:
+                    break
+        self._version = version
+        return changed
 
     def put(self, record: Record) -> None:
         """Write a record, under the next version."""
@@ -244,6 +257,9 @@ class DatabaseStore:
     def _enter(self, space: str) -> tuple[int, str]:
         with self._making() as connection:
             tables.metadata.create_all(connection)
+            # a table that an older version made lacks it
+            for index in tables.records.indexes:
+                index.create(connection, checkfirst=True)
             fields: dict[str, Any] = {"name": self._name, "token": uuid4().hex, "space": space, "version": 0}
             connection.execute(insert(tables.searches).values(**fields).on_conflict_do_nothing())
             searches = tables.searches.c

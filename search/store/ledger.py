@@ -335,8 +335,8 @@ def _final_identity(base: Record, name: str) -> str:
     return f"{base.identity}-{name}"
 
 
-_ALIKE = {"kind", "status", "worker", "costs", "origin", "again", "data"}
-"""Fields that are equal in many records."""
+_ALIKE = {"kind", "status", "worker", "costs", "data"}
+"""Fields that are equal in many records, and are replaced as a whole if at all."""
 _POOL = Pool()
 
 _Mark: TypeAlias = tuple[int, int, int]

@@ -30,6 +30,8 @@ records = sql.Table(
     sql.Column("body", sql.Text, nullable=False),
     sql.Column("version", sql.BigInteger, nullable=False),
     sql.UniqueConstraint("search", "identity"),
+    # all workers ask for the latest again and again
+    sql.Index("composer_records_by_version", "search", "version"),
 )
 workers = sql.Table(
     "composer_workers",

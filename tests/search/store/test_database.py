@@ -14,7 +14,7 @@ import optuna
 import pytest
 from database_checks import check_all, rows
 from fake_training import FakeTraining, board, toy
-from postgresql import Server, execute, missing
+from postgresql import Server, execute, missing, query
 from studies import toy_study
 from worker import EIGHT, join, kills, start
 
@@ -25,10 +25,12 @@ from search.errors import SearchError
 from search.progress.table import summary
 from search.report.read import read
 from search.run import worker
+from search.run.open_store import open_search
 from search.run.study import run_search
-from search.store import lease, locks
+from search.store import database, lease, locks
 from search.store.database import DatabaseStore
 from search.store.folder import TURN
+from search.store.ledger import Record
 from search.study.rows import read_rows
 from search.study.run import run_study
 
@@ -338,3 +340,25 @@ def test_a_study_has_its_records_in_a_database_and_goes_on_in_another_folder(tmp
     assert len(path.read_text().splitlines()) == len(read_rows(path)) == 16
     assert {record["status"] for record in rows(url)} == {"finished"}
     assert (tmp_path / "two/database.txt").exists()
+
+
+@needs_server
+def test_records_are_read_page_by_page_in_the_order_of_their_versions(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(database, "_PAGE", 2)
+    space, url = toy(tmp_path), server.url("pages")
+    with open_search(space, tmp_path / "run", url) as one, open_search(space, tmp_path / "run", url) as other:
+        for count in (5, 2, 0):
+            records = [Record(f"{count}{n}", "trial", f"{count}{n}", n, {}, {}, "") for n in range(count)]
+            with one.lock():
+                for record in records:
+                    one.put(record)
+            assert other.changed() == records
+
+
+@needs_server
+def test_a_table_of_an_older_version_gets_the_index_by_which_workers_ask(tmp_path, server):
+    space, url, index = toy(tmp_path), server.url("index"), "composer_records_by_version"
+    for _ in range(2):
+        with open_search(space, tmp_path / "run", url):
+            assert query(url, f"select 1 from pg_indexes where indexname = '{index}'")
+        execute(url, f"drop index {index}")
