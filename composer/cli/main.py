@@ -79,7 +79,10 @@ def _run(arguments: list[str]) -> int:
     app = typer.Typer(
         cls=Commands,
         help="Compose, cost, train and search depth-recurrent language models from one YAML spec.",
-        epilog="Exit codes: 0 fine, 1 something in your files, 2 wrong usage, 130 interrupted.",
+        epilog=(
+            "Start with: composer new dreamer --out first.yaml, then composer train first.yaml.\n\n"
+            "Exit codes: 0 fine, 1 something in your files, 2 wrong usage, 130 interrupted."
+        ),
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -22,7 +22,9 @@ def search(
         Path | None,
         typer.Option(metavar="DIR", help="The search folder, instead of `runs/<name>-<identity>`."),
     ] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials, in place of search.trials.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Trials, in place of search.trials.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(

@@ -94,7 +94,9 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     assert isinstance(tree.value, dict)
     if "arms" not in tree.value and "stages" in tree.value:
         kind = "a space" if is_space(tree) else "a spec"
-        raise SpecError([tree.fault("arms", "a study, which has `arms:`", kind, "its base: names a spec")])
+        raise SpecError(
+            [tree.fault("arms", "a study, which has `arms:`", kind, "a study names its spec in `base:`")]
+        )
     resolved = Node({name: resolver.resolve(node, name) for name, node in tree.value.items()}, tree.place)
     faults = [*(tree.flaws.faults if tree.flaws else ()), *resolver.faults]
     config = build(StudyConfig, resolved)

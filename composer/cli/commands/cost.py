@@ -26,7 +26,7 @@ _WIDEST = 120
 
 def cost(
     files: Annotated[
-        list[str], typer.Argument(metavar="SPEC...", help="Specs, YAML files.", show_default=False)
+        list[str], typer.Argument(metavar="SPEC", help="Specs, YAML files.", show_default=False)
     ],
     settings: Set = None,
     json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,

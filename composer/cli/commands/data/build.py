@@ -23,7 +23,7 @@ _SECONDS_PER_LINE = 10.0
 SourceFiles = Annotated[
     list[str],
     typer.Argument(
-        metavar="SRC...", help="Files, folders, or hf:owner/name on the Hugging Face hub.", show_default=False
+        metavar="SRC", help="Files, folders, or hf:owner/name on the Hugging Face hub.", show_default=False
     ),
 ]
 FieldNames = Annotated[

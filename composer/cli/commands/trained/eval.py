@@ -30,7 +30,7 @@ class Kind(StrEnum):
 def eval(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Run folders, or files of weights.", show_default=False),
+        typer.Argument(metavar="RUN", help="Run folders, or files of weights.", show_default=False),
     ],
     steps: Annotated[
         list[str] | None,

@@ -18,7 +18,7 @@ def inspect(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="One or two run folders, or files of weights.", show_default=False
+            metavar="RUN", help="One or two run folders, or files of weights.", show_default=False
         ),
     ],
     out: Annotated[
