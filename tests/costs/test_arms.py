@@ -113,6 +113,24 @@ def test_dense_twins_have_the_activation_of_the_experts_and_the_width_of_all_tha
     assert (dense.activation, dense.hidden) == ("relu", 16 * (4 + 1))
 
 
+def test_arms_without_depth_attention_have_none_in_sequence_attention_either():
+    spec = load("specs/family/moda.yaml", ["stages=[{recur: 4, step: [seq, mlp]}]"])
+    found = {arm: each for arm, _, each in derived(spec)}
+    assert found["dr-da"].blocks == spec.blocks, "the spec has depth attention as it is"
+    for name in ("dr", "untied", "untied-attnres"):
+        assert found[name].blocks["seq"].depth == "none"
+        assert found[name].blocks["mlp"].kv_for is None
+    steps = [stage["step"] for stage in document(found["prelude-core-coda"])["stages"]]
+    assert steps == [["seq_2", "mlp_2"], ["seq", "mlp"], ["seq_2", "mlp_2"]]
+
+
+def test_experts_of_one_neuron_have_a_dense_twin_of_those_that_a_token_uses():
+    spec = load("specs/family/peer.yaml", ["stages=[{recur: 3, step: [seq, peer]}]", "blocks.mlp=null"])
+    dense = {arm: each for arm, _, each in derived(spec)}["dr-dense"]
+    (twin,) = (block for block in dense.blocks.values() if block.type == "feed_forward")
+    assert (twin.activation, twin.hidden) == ("gelu", 4 * 4)
+
+
 def load_with(spec, suggestion):
     tree = json.loads(json.dumps(document(spec)))
     for move in suggestion.moves:

@@ -5,7 +5,7 @@ Each arm is derived from the spec's structure, then matched to its parameters, F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,12 +27,15 @@ from composer.settings.errors import SpecError
 Blocks: TypeAlias = dict[str, dict[str, Any]]
 Entry: TypeAlias = Any
 
-_DEPTH, _SEQUENCE, _EXPERTS, _DENSE = (
-    "depth_attention",
-    "sequence_attention",
-    "expert_attention",
-    "feed_forward",
-)
+_DEPTH, _SEQUENCE, _DENSE = "depth_attention", "sequence_attention", "feed_forward"
+# of a block of each kind of experts, the feed-forward layer of the neurons that a token uses
+_DENSE_TWIN: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "expert_attention": lambda block: {
+        "hidden": block["hidden"] * (block["active"] + block["shared"]),
+        "activation": block["activation"],
+    },
+    "product_key_experts": lambda block: {"hidden": block["heads"] * block["active"], "activation": "gelu"},
+}
 _DENSE_GIVES_UP = (("params",), ("params", "train_memory"))
 # prelude and coda have two layers each where that leaves a core of half the steps
 _LAYERS = 2
@@ -83,14 +86,14 @@ def matched(
 def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     """Yield the name, a description and the spec of each arm before it is matched.
 
-    - `dr-da`: recurrent, with depth attention. The spec itself if it has depth attention; else each sequence
-      attention is followed by a depth attention of the same heads.
+    - `dr-da`: recurrent, with depth attention. The spec itself if it has depth attention, as a block or with
+      `depth: joint`; else each sequence attention is followed by a depth attention of the same heads.
     - `dr`: the same without depth attention.
     - `untied`: `dr` with weights of their own for each step: `recur` becomes `stack`.
     - `untied-attnres`: `untied` with attention residuals in the core, the counterpart of depth attention
       without recurrence; only if the core's step has no nested stages and no norm after a residual sum.
     - `prelude-core-coda`: the first and last steps of `dr-da`, one or two each, become layers of their own;
-      only for specs of one stage, since others have such layers already.
+      only for specs of one stage, since others have such layers already, with two steps left for the core.
     - `..-dense`: each of these with one feed-forward layer in place of experts, with their activation and as
       wide as all that a token uses, shared ones included.
 
@@ -103,8 +106,9 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     """
     tree = {key: value for key, value in document(spec).items() if key != "caps"}
     core = _core(spec)
-    with_depth = tree if _uses(tree, _DEPTH) else _deepened(tree, core)
-    without = _removed(tree, _DEPTH)
+    alone = _apart(tree)
+    with_depth = tree if _uses(tree, _DEPTH) or alone != tree else _deepened(tree, core)
+    without = _removed(alone, _DEPTH)
     arms = {
         "dr-da": ("recurrent, with depth attention", with_depth),
         "dr": ("recurrent, without depth attention", without),
@@ -114,12 +118,12 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     if _is_spec(mixed):
         about = "layers with weights of their own that read all earlier ones, by attention residuals"
         arms["untied-attnres"] = (about, mixed)
-    if len(spec.stages) == 1 and spec.stages[core].trips >= 3:
+    if len(spec.stages) == 1 and spec.stages[core].trips >= 4:
         arms["prelude-core-coda"] = (
             "own layers around a recurrent core",
             _sandwich(with_depth, core),
         )
-    if _uses(tree, _EXPERTS):
+    if any(_uses(tree, kind) for kind in _DENSE_TWIN):
         dense = {name: (f"{about}, dense", _dense(arm)) for name, (about, arm) in arms.items()}
         arms |= {f"{name}-dense": arm for name, arm in dense.items()}
     for name, (about, arm) in arms.items():
@@ -237,6 +241,17 @@ def _removed(tree: Tree, kind: str) -> Tree:
     return {**_staged(tree, stage), "blocks": blocks}
 
 
+def _apart(tree: Tree) -> Tree:
+    """Return the tree with sequence attention that sees no depth, and no keys made for it to see."""
+    joint = {name for name, block in tree["blocks"].items() if block.get("depth") == "joint"}
+    gone = {"depth", "kv_for"} if joint else set()
+    blocks = {
+        name: {key: value for key, value in block.items() if key not in gone}
+        for name, block in tree["blocks"].items()
+    }
+    return {**tree, "blocks": blocks}
+
+
 def _deepened(tree: Tree, core: int) -> Tree:
     """Return the tree with depth attention in its core, after each sequence attention or mix that has one."""
     stage = tree["stages"][core]
@@ -320,8 +335,16 @@ def _sandwich(tree: Tree, core: int) -> Tree:
     outer = _LAYERS if steps >= 4 * _LAYERS else 1
     core_stage = {**stage, "recur": steps - 2 * outer}
     (plain,) = _removed({**tree, "stages": [stage]}, _DEPTH)["stages"] or [stage]
-    layers = _layers(plain, outer)
-    return {**tree, "stages": _spliced(tree, core, [layers, core_stage, layers])}
+    alone = _apart(tree)["blocks"]
+    own: Blocks = {}
+    names: dict[str, str] = {}
+    for name in sorted(_named(plain)):
+        if alone[name] != tree["blocks"][name]:
+            names[name] = fresh(name, alone.keys() | own.keys())
+            own[names[name]] = alone[name]
+    layers = _layers(_renamed({"stages": [plain]}, names)["stages"][0], outer)
+    stages = _spliced(tree, core, [layers, core_stage, layers])
+    return {**tree, "blocks": tree["blocks"] | own, "stages": stages}
 
 
 def _dense(tree: Tree) -> Tree:
@@ -329,12 +352,16 @@ def _dense(tree: Tree) -> Tree:
     names: dict[str, str] = {}
     blocks: Blocks = {}
     for name, block in tree["blocks"].items():
-        if block["type"] == _EXPERTS:
+        if twin := _DENSE_TWIN.get(block["type"]):
             names[name] = fresh("mlp", tree["blocks"].keys() | blocks.keys())
-            hidden = block["hidden"] * (block["active"] + block["shared"])
-            blocks[names[name]] = {"type": _DENSE, "hidden": hidden, "activation": block["activation"]}
+            blocks[names[name]] = {"type": _DENSE, **twin(block)}
         else:
             blocks[name] = block
+    return {**_renamed(tree, names), "blocks": blocks}
+
+
+def _renamed(tree: Tree, names: Mapping[str, str]) -> Tree:
+    """Return the tree with other blocks in its stages, by the names of those that they replace."""
 
     def renamed(entry: Entry) -> Entry:
         if _is_stage(entry):
@@ -342,7 +369,4 @@ def _dense(tree: Tree) -> Tree:
         new = [names.get(name, name) for name in _branches(entry)]
         return {**entry, "parallel": new} if "parallel" in entry else _alone(entry, new[0])
 
-    return {
-        **_staged(tree, lambda stage: {**stage, "step": list(map(renamed, stage["step"]))}),
-        "blocks": blocks,
-    }
+    return _staged(tree, lambda stage: {**stage, "step": list(map(renamed, stage["step"]))})
