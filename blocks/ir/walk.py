@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 from blocks.ir.graph import Graph, Loop, Node, Segment
 from blocks.ir.operation import Operation, Weight
 from blocks.ir.steps import Steps
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The loops around a graph, outermost first, and what follows from them.
 
     Attributes:
@@ -25,7 +25,7 @@ class Place:
     """
 
     loops: tuple[tuple[str, str], ...] = ()
-    trips: dict[str, int] = field(default_factory=dict)
+    trips: Mapping[str, int] = {}
     executions: int = 1
     copies: int = 1
     tied: bool = True
@@ -57,7 +57,7 @@ class Place:
         trips = self.trips[self.loops[-1][1]]
         running = len(steps.among(trips))
         copies = self.copies if self.tied else self.copies // trips * running
-        return replace(self, executions=self.executions // trips * running, copies=copies)
+        return self._replace(executions=self.executions // trips * running, copies=copies)
 
 
 def passes(graph: Graph) -> Iterator[Graph]:

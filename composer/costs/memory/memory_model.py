@@ -27,7 +27,7 @@ from composer.costs.memory.saved_tensors import (
 from composer.graph.passes.active_steps import costed, nodes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Body:
     """The model's graph or the body of one of its loops.
 
