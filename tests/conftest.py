@@ -59,11 +59,11 @@ def pytest_collection_modifyitems(config, items):
         reasons["slow"] = "slow: run by `make test-full`"
     if not Path("/dev/nvidiactl").exists():
         reasons["gpu"] = "no CUDA device"
-    found = [
+    results = [
         next((why for mark, why in reasons.items() if item.get_closest_marker(mark)), None) for item in items
     ]
-    config.stash[LEFT_OUT] = Counter(filter(None, found))
-    items[:] = [item for item, why in zip(items, found, strict=True) if why is None]
+    config.stash[LEFT_OUT] = Counter(filter(None, results))
+    items[:] = [item for item, why in zip(items, results, strict=True) if why is None]
 
 
 def pytest_sessionfinish(session):

@@ -58,8 +58,8 @@ def test_every_field_of_the_language_is_in_the_manual() -> None:
 
     # of which there are tables by key
     wiring = {option.__name__ for option in all_wiring()}
-    found = configs(Spec) | configs(SearchConfig) | {"Spec", "SearchConfig"}
-    assert found - tables - wiring == {"Objective"}
+    result = configs(Spec) | configs(SearchConfig) | {"Spec", "SearchConfig"}
+    assert result - tables - wiring == {"Objective"}
     owners = {" ".join(option.owner) for option in all_wiring()}
     assert owners == set(re.findall(r"<!-- generated: wiring ([\w ]+) -->", manual))
 

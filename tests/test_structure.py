@@ -277,7 +277,7 @@ def test_public_methods_of_blocks_have_docstrings_or_override_documented_ones() 
 
 def test_nothing_points_into_the_machine_it_was_written_on() -> None:
     path = re.compile(r"(?<![\w.:/-])/(work|home|root|Users|opt|mnt)/\w")
-    found = [
+    results = [
         f"{file.relative_to(ROOT)}: {match[0]}"
         for folder in (*PACKAGES, "docs", "specs", "tests", ".ci", ".github")
         for file in sorted((ROOT / folder).rglob("*"))
@@ -286,7 +286,7 @@ def test_nothing_points_into_the_machine_it_was_written_on() -> None:
         for match in [path.search(file.read_text(encoding="utf-8"))]
         if match
     ]
-    assert found == []
+    assert results == []
 
 
 def test_the_licence_is_apache_2_and_filled_in() -> None:

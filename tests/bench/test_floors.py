@@ -35,15 +35,15 @@ def milliseconds(moved):
 @pytest.mark.parametrize(("at", "expected"), FORWARD.items())
 def test_forward(at, expected):
     kv_heads, reads = at
-    found = milliseconds(floors.depth_forward(Heads(16, kv_heads, 64), reads))
-    assert found == pytest.approx(expected, abs=2e-3)
+    time = milliseconds(floors.depth_forward(Heads(16, kv_heads, 64), reads))
+    assert time == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize(("at", "expected"), LOOP.items())
 def test_the_backward_pass_of_a_loop(at, expected):
     kv_heads, way, sums = at
-    found = milliseconds(floors.depth_loop(Heads(16, kv_heads, 64), 16, way, sums))
-    assert found == pytest.approx(expected, abs=0.05)
+    time = milliseconds(floors.depth_loop(Heads(16, kv_heads, 64), 16, way, sums))
+    assert time == pytest.approx(expected, abs=0.05)
 
 
 def test_one_step_is_forward_and_its_backward_and_every_gradient_once():

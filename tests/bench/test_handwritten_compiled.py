@@ -89,9 +89,9 @@ def test_compiled_slots_train_as_eager_ones_do():
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_whole_rival_trains_the_same_once_its_pieces_are_compiled(counter):
-    found = trained(rival("compiled slots", wrapped=step.compiled))
+    result = trained(rival("compiled slots", wrapped=step.compiled))
     assert counter.frame_count
-    torch.testing.assert_close(found, trained(rival("einsum")))
+    torch.testing.assert_close(result, trained(rival("einsum")))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -109,10 +109,10 @@ def test_experts_compile_whole_where_products_are_in_bf16(counter):
         model.step.after = torch.compile(model.step.after, fullgraph=True)
         return model
 
-    found, gradients = trained(rival("slots", wrapped=whole), torch.bfloat16)
+    result, gradients = trained(rival("slots", wrapped=whole), torch.bfloat16)
     assert counter.frame_count == 1
     expected, others = trained(rival("slots"), torch.bfloat16)
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(result, expected, rtol=1e-2, atol=1e-2)
     for name, gradient in gradients.items():
         assert (gradient - others[name]).norm() < 0.05 * others[name].norm(), name
 
@@ -162,17 +162,17 @@ def attended(way):
 def test_autocast_of_a_gpu_changes_no_depth_attention(way):
     expected = attended(way)
     with Fp32Sums():
-        found = attended(way)
-    assert {each.dtype for each in found} == {torch.bfloat16}
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        outputs = attended(way)
+    assert {each.dtype for each in outputs} == {torch.bfloat16}
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("way", ["einsum", "elementwise", "slots"])
 def test_autocast_of_a_gpu_changes_no_model(way):
     expected = trained(rival(way), torch.bfloat16)
     with Fp32Sums():
-        found = trained(rival(way), torch.bfloat16)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        result = trained(rival(way), torch.bfloat16)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
 def test_slots_keep_outputs_in_the_dtype_of_values_and_weights_in_fp32():

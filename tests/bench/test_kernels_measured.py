@@ -66,8 +66,8 @@ def test_what_is_timed_is_the_gradient(interpreted, way):
     drawn = depth.Drawn(SIZE, 2, HERE)
     plain = depth.Fitting("plain", depth.reference.append, depth.reference.attend)
     with depth.forced(way):
-        found = depth.looped(drawn, depth.fitting(SIZE, HERE))()
-    for got, expected in zip(found, depth.looped(drawn, plain)(), strict=True):
+        result = depth.looped(drawn, depth.fitting(SIZE, HERE))()
+    for got, expected in zip(result, depth.looped(drawn, plain)(), strict=True):
         torch.testing.assert_close(got, expected)
     # ordinary code, too
     run = drawn.by_hand(depth.stacked_einsum, [*drawn.listed[0], *drawn.listed[1]], listed=True)
@@ -105,8 +105,8 @@ def test_tiles_are_tried_held_to_the_reference_and_written_as_a_patch_that_appli
     subprocess.run(["git", "apply", "tiles.patch"], cwd=tmp_path, check=True, timeout=60)
     named = {"__name__": "applied"}
     exec(copy.read_text(), named)
-    found = {repr(shape): repr(tile) for shape, tile in named["MEASURED"].items()}
-    assert found == {row["shape"]: row["tile"] for row in rows}
+    by_name = {repr(shape): repr(tile) for shape, tile in named["MEASURED"].items()}
+    assert by_name == {row["shape"]: row["tile"] for row in rows}
     # another call begins where it ended
     shown = capsys.readouterr().out
     assert main(["bench", "--tune", "--json", str(out)]) == 0
@@ -120,14 +120,14 @@ def test_a_patch_adds_to_a_table_and_leaves_out_tiles_that_are_wrong_or_no_faste
     module = SimpleNamespace(__name__="some", __file__=str(source))
     table = tile_tables.Table(module, "MEASURED", Tiles(lambda shape: 0, {1: 2}))
     monkeypatch.setattr(tile_tables, "tables", lambda: [table])
-    found = [
+    results = [
         tile_tables.TunedTile(table, shape, 10 * shape, right, 4, faster)
         for shape, right, faster in ((3, 4, 1.5), (4, 0, 1.0), (5, 4, 1.0))
     ]
-    patch = "".join(tile_tables.patch(tile_tables.as_rows(found), "a device"))
+    patch = "".join(tile_tables.patch(tile_tables.as_rows(results), "a device"))
     added = [line for line in patch.splitlines() if line.startswith(("+ ", "- "))]
     assert added == ["+    # measured on a device", "+    3: 30,"]
-    assert str(found[1]).endswith("in use and WRONG")
+    assert str(results[1]).endswith("in use and WRONG")
 
 
 def test_a_tile_that_makes_something_else_is_not_taken(interpreted, monkeypatch):
@@ -142,8 +142,8 @@ def test_a_tile_that_makes_something_else_is_not_taken(interpreted, monkeypatch)
         return [2 * each for each in made] if tiles.tile.measured.get(shape) == wrong else made
 
     monkeypatch.setattr(tune, "around", lambda tile, kernel: [now, wrong])
-    found = tune.best(work._replace(run=run), table, shape, HERE, None)
-    assert (found.tile, found.right, found.tried) == (now, 1, 2)
+    result = tune.best(work._replace(run=run), table, shape, HERE, None)
+    assert (result.tile, result.right, result.tried) == (now, 1, 2)
     # none is timed where what is in use is wrong, or does not run
     for expected in ([0 * each for each in work.expected], []):
         bad = tune.best(work._replace(run=run, expected=expected), table, shape, HERE, None)
@@ -214,10 +214,10 @@ def test_the_measured_model_has_the_parameters_it_is_called_by():
     from composer.bench.measuring.spec import bench_spec
     from composer.costs.counting.plan import count
 
-    found = count(bench_spec(True, 16))
-    assert round(found.params / 1e6) == 173
+    costs = count(bench_spec(True, 16))
+    assert round(costs.params / 1e6) == 173
     # 80,400 tokens per second were 114 TFLOP/s
-    assert 3 * found.flops_per_token.forward * 80_400 == pytest.approx(114e12, rel=0.01)
+    assert 3 * costs.flops_per_token.forward * 80_400 == pytest.approx(114e12, rel=0.01)
 
 
 def test_the_block_written_eagerly_is_the_reference():

@@ -38,24 +38,24 @@ BUDGET = {16: (389, 456, 66), 32: (709, 896, 129)}
 
 @pytest.mark.parametrize("steps", [16, pytest.param(32, marks=pytest.mark.slow)])
 def test_the_benchmarks_step_stays_within_its_budget(steps):
-    found = step_launches(bench_spec(True, steps))
-    launched = Counter(each.phase for each in found)
+    launches = step_launches(bench_spec(True, steps))
+    launched = Counter(each.phase for each in launches)
     forward, backward, gigabytes = BUDGET[steps]
     assert launched["forward"] <= forward
     assert launched["backward"] <= backward
-    assert sum(each.bytes for each in found) <= gigabytes * 1e9
+    assert sum(each.bytes for each in launches) <= gigabytes * 1e9
 
 
 def test_operators_have_the_names_that_users_call_them_by():
-    found = {each.kernel for each in step_launches(load(SPECS / "dreamer-tiny.yaml"))}
-    assert {"scaled_dot_product_attention", "scaled_dot_product_attention backward", "grouped_mm"} <= found
-    assert not [name for name in found if name.startswith("_") or "for_cpu" in name]
+    names = {each.kernel for each in step_launches(load(SPECS / "dreamer-tiny.yaml"))}
+    assert {"scaled_dot_product_attention", "scaled_dot_product_attention backward", "grouped_mm"} <= names
+    assert not [name for name in names if name.startswith("_") or "for_cpu" in name]
 
 
 def test_it_multiplies_as_much_as_the_model_written_by_hand():
     spec = bench_spec(True, 4)
     composed, by_hand = step_launches(spec), step_launches(spec, lambda: HandWritten(sizes(spec), "einsum"))
-    flops = [sum(each.flops for each in found) for found in (composed, by_hand)]
+    flops = [sum(each.flops for each in result) for result in (composed, by_hand)]
     assert flops[0] == pytest.approx(flops[1], rel=0.01)
     assert len(composed) < len(by_hand)
 
@@ -118,12 +118,12 @@ def plain():
 )
 def test_what_options_of_depth_add_to_the_step_stays_within_a_budget(change, plain):
     forward, backward, gigabytes = ADDED[change]
-    found = step_launches(bench_spec(True, 4, change))
-    more = Counter(each.phase for each in found)
+    launches = step_launches(bench_spec(True, 4, change))
+    more = Counter(each.phase for each in launches)
     more.subtract(each.phase for each in plain)
     assert more["forward"] <= forward
     assert more["backward"] <= backward
-    assert sum(each.bytes for each in found) - sum(each.bytes for each in plain) <= gigabytes * 1e9
+    assert sum(each.bytes for each in launches) - sum(each.bytes for each in plain) <= gigabytes * 1e9
 
 
 def test_a_launch_takes_the_longest_of_its_bytes_its_products_and_the_least():
@@ -205,11 +205,11 @@ def test_no_kernel_of_the_benchmark_spills_and_all_but_two_have_wide_loads(tmp_p
     done = subprocess.run(
         [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=280, check=True
     )
-    found = json.loads(done.stdout)
-    assert len(found) > 10
-    assert [name for name, spilled, _ in found if spilled] == []
+    report = json.loads(done.stdout)
+    assert len(report) > 10
+    assert [name for name, spilled, _ in report if spilled] == []
     # masks of experts are bytes, and their sums 4
-    narrow = {name for name, _, widest in found if widest < 16}
+    narrow = {name for name, _, widest in report if widest < 16}
     assert narrow <= {"expert_attention.scan", "expert_attention.unchoose"}
 
 

@@ -196,14 +196,14 @@ def _of_step(w, at, own, n):
     """Return the weights as they are at a step that has gains of its own and adds products of a low rank."""
     if own.name == "none":
         return w
-    found = dict(w)
+    by_name = dict(w)
     for name, each in w.items():
         if name.startswith(at) and name.endswith("norm"):
-            found[name] = each[n]
+            by_name[name] = each[n]
         elif name.startswith(at) and f"{name}_lora_a" in w:
             a, b = w[f"{name}_lora_a"], w[f"{name}_lora_b"]
-            found[name] = each + b.view(-1, len(each), own.lora)[n] @ a.view(-1, own.lora, a.shape[-1])[n]
-    return found
+            by_name[name] = each + b.view(-1, len(each), own.lora)[n] @ a.view(-1, own.lora, a.shape[-1])[n]
+    return by_name
 
 
 class _Halting:

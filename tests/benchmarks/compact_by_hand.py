@@ -45,8 +45,8 @@ def _gated_delta(config, w, at, x, memory, n):
 def _convolved(x, weight):
     """Convolve each channel over the tokens before; weight is [channels, tokens]."""
     channels, size = weight.shape
-    found = F.conv1d(x.mT, weight.unsqueeze(1), padding=size - 1, groups=channels)
-    return F.silu(found[..., : x.shape[1]].mT)
+    result = F.conv1d(x.mT, weight.unsqueeze(1), padding=size - 1, groups=channels)
+    return F.silu(result[..., : x.shape[1]].mT)
 
 
 def _unit(x):
@@ -58,9 +58,9 @@ def _delta_rule(*given):
 
     Given are queries, keys and values of that shape, strengths [.., 1] and logarithms of decay [..].
     """
-    state, found = 0, []
+    state, results = 0, []
     for q, k, v, strength, decay in zip(*(each.split(CHUNK, 2) for each in given), strict=True):
-        if not found:
+        if not results:
             state = q.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
         total = decay.cumsum(-1).unsqueeze(-1)
         apart = (total - total.mT).tril().exp().tril()
@@ -68,9 +68,9 @@ def _delta_rule(*given):
         system = (strength * (k @ k.mT) * apart).tril(-1)
         wanted = strength * (v - since * (k @ state))
         written = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
-        found.append((q @ k.mT * apart) @ written + since * (q @ state))
+        results.append((q @ k.mT * apart) @ written + since * (q @ state))
         state = since[..., -1:, :] * state + (until * k).mT @ written
-    return torch.cat(found, 2)
+    return torch.cat(results, 2)
 
 
 def _product_key_experts(config, w, at, x, memory, n):

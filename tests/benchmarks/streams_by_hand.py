@@ -21,14 +21,14 @@ class Connection:
             w[f"{at}.{role}"] for role in ("read", "write", "mix", "maps", "scales")
         )
         if option.constrain == "none":
-            found = torch.tanh(F.linear(F.rms_norm(h, h.shape[-1:], None, 1e-6), maps))
+            result = torch.tanh(F.linear(F.rms_norm(h, h.shape[-1:], None, 1e-6), maps))
         else:
             every = h.flatten(2)
-            found = F.linear(F.rms_norm(every, every.shape[-1:], None, 1e-6), maps).unflatten(-1, (n, -1))
-        self.a = read + scales[0] * found[..., 0]
-        self.b = write + scales[1] * found[..., 1]
+            result = F.linear(F.rms_norm(every, every.shape[-1:], None, 1e-6), maps).unflatten(-1, (n, -1))
+        self.a = read + scales[0] * result[..., 0]
+        self.b = write + scales[1] * result[..., 1]
         self.diagonal = option.constrain == "diagonal"
-        self.mix = mix + scales[2] * (found[..., 2] if self.diagonal else found[..., 2:].mT)
+        self.mix = mix + scales[2] * (result[..., 2] if self.diagonal else result[..., 2:].mT)
         if option.constrain != "none":
             self.a, self.b = self.a.sigmoid(), 2 * self.b.sigmoid()
             self.mix = self.mix.sigmoid() if self.diagonal else _sinkhorn(self.mix)

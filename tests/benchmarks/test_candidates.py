@@ -46,12 +46,12 @@ def test_candidates_per_second(capsys):
         with slow.part("compile"):
             graph = compile_graph(point.spec)
         with slow.part("count"):
-            found = count_graph(point.spec, graph)
+            costs = count_graph(point.spec, graph)
         # structures are met and traced here, so that they take no part of the time below
         for _ in range(2):
             assert coster(
                 space.tree(lambda parameter, point=point: point.params[parameter.name])[1]
-            ) == measures(found)
+            ) == measures(costs)
     for _ in range(FAST):
         with fast.part("resolve"):
             _, tree = space.tree(lambda parameter: draw(parameter, numbers))

@@ -135,9 +135,9 @@ def test_the_signature_is_flas(place):
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule as theirs
 
     ours = inspect.signature(chunk_gated_delta_rule).parameters
-    found = inspect.signature(inspect.unwrap(theirs)).parameters
-    assert {*ours} == {*found}
-    assert all(found[name].default == each.default for name, each in ours.items())
+    result = inspect.signature(inspect.unwrap(theirs)).parameters
+    assert {*ours} == {*result}
+    assert all(result[name].default == each.default for name, each in ours.items())
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ def test_outputs_and_gradients_equal_the_reference_at_odd_sizes(place, sizes, dt
         pytest.skip("products are TF32")
     inputs = given(*sizes, dtype, place)
     exact = [each.detach().double().requires_grad_() for each in inputs]
-    found, expected = fla_kernels.mix(*inputs), mix_plain(*exact)
-    assert found.dtype == dtype
+    got, expected = fla_kernels.mix(*inputs), mix_plain(*exact)
+    assert got.dtype == dtype
     tolerance = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}[dtype]
     names = ("q", "k", "v", "write", "forget", "rate", "shift")
-    made, wanted = (torch.autograd.grad(probe(y), x) for y, x in ((found, inputs), (expected, exact)))
-    pairs = {"y": (found, expected), **dict(zip(names, zip(made, wanted, strict=True), strict=True))}
+    made, wanted = (torch.autograd.grad(probe(y), x) for y, x in ((got, inputs), (expected, exact)))
+    pairs = {"y": (got, expected), **dict(zip(names, zip(made, wanted, strict=True), strict=True))}
     for name, (ours, theirs) in pairs.items():
         assert (ours.double() - theirs).norm() <= tolerance * theirs.norm(), name
 

@@ -37,15 +37,15 @@ def given(length, shift=0.0):
         (3,),
         (3,),
     )
-    found = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
-    found[-1] += shift
-    return [each.requires_grad_() for each in found]
+    results = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    results[-1] += shift
+    return [each.requires_grad_() for each in results]
 
 
 def compare(ours, plain, inputs, tolerance=1e-10):
-    found, expected = ours(*inputs), plain(*inputs)
-    close({"y": found}, {"y": expected}, tolerance)
-    both = (torch.autograd.grad(probe(y), inputs) for y in (found, expected))
+    got, expected = ours(*inputs), plain(*inputs)
+    close({"y": got}, {"y": expected}, tolerance)
+    both = (torch.autograd.grad(probe(y), inputs) for y in (got, expected))
     first, second = (dict(enumerate(each)) for each in both)
     close({str(n): x for n, x in first.items()}, {str(n): x for n, x in second.items()}, tolerance)
 

@@ -51,8 +51,8 @@ def run(*arguments: str, cwd: Path = OUTSIDE) -> subprocess.CompletedProcess[str
 def findings() -> dict[str, dict[str, str]]:
     done = run("-c", SCRIPT)
     assert done.returncode == 0, done.stderr
-    found: dict[str, dict[str, str]] = json.loads(done.stdout)
-    return found
+    report: dict[str, dict[str, str]] = json.loads(done.stdout)
+    return report
 
 
 @pytest.mark.parametrize("name", ["Mixing", "Ranked"])

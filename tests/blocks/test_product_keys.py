@@ -29,16 +29,16 @@ def test_two_sets_of_keys_find_the_best_of_all_experts_and_chunks_equal_all_toke
     draw = torch.Generator().manual_seed(0)
     sizes = ((3, TOKENS, 2, 8), (11, 4), (11, 4), (3, TOKENS, 6), (121, 6), (121, 6))
     inputs = [torch.randn(s, generator=draw, dtype=torch.float64).requires_grad_() for s in sizes]
-    found = []
+    results = []
     plain = read_plain, write_plain
     for choosing, reading, writing in ((choose, read, write), (chosen, *plain), (choose_plain, *plain)):
         query, first, second, x, up, down = inputs
         weights, indices = choosing(query, first, second, active=5)
         y = writing(reading(x, indices, up), weights, indices, down)
         gradients = torch.autograd.grad(probe(y) + probe(weights), inputs)
-        found.append({"y": y, "indices": indices.double()} | {str(n): g for n, g in enumerate(gradients)})
-    for each in found[:2]:
-        close(each, found[2], 1e-12)
+        results.append({"y": y, "indices": indices.double()} | {str(n): g for n, g in enumerate(gradients)})
+    for each in results[:2]:
+        close(each, results[2], 1e-12)
 
 
 def large(experts):

@@ -73,9 +73,9 @@ def test_a_wrong_kernel_ends_with_1(gpu, capsys, monkeypatch):
     # those that call it, of all that the test above runs
     doctor.import_operations()
     callers = [
-        found
-        for found in doctor.checked_kernels()
-        if found[1].name.startswith(("triton_append", "triton_attend"))
+        result
+        for result in doctor.checked_kernels()
+        if result[1].name.startswith(("triton_append", "triton_attend"))
     ]
     monkeypatch.setattr(doctor, "checked_kernels", lambda: callers)
     assert main(["doctor"]) == 1

@@ -49,19 +49,19 @@ def test_every_file_is_a_command_with_a_panel_and_an_example() -> None:
         path.parent for path in folder.glob("*/__init__.py") if "HELP" in path.read_text(encoding="utf-8")
     }
     alone = {path.stem.replace("_", "-") for path in folder.rglob("[a-z]*.py") if path.parent not in groups}
-    found = find_commands([])
-    assert {each.name for each in found} == {
+    commands = find_commands([])
+    assert {each.name for each in commands} == {
         *alone,
         *(path.name for path in groups),
         "report",
         "search",
         "study",
     }
-    assert {each.panel for each in found} == set(PANELS)
-    grouped = {each.name: {inner.name for inner in each.commands} for each in found if each.commands}
+    assert {each.panel for each in commands} == set(PANELS)
+    grouped = {each.name: {inner.name for inner in each.commands} for each in commands if each.commands}
     assert grouped == {path.name: {each.stem for each in path.glob("[a-z]*.py")} for path in groups}
-    named = [(each.name, each) for each in found if not each.commands]
-    named += [(f"{each.name} {inner.name}", inner) for each in found for inner in each.commands]
+    named = [(each.name, each) for each in commands if not each.commands]
+    named += [(f"{each.name} {inner.name}", inner) for each in commands for inner in each.commands]
     assert all(each.example.startswith(f"composer {name}") for name, each in named)
 
 

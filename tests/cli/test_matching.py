@@ -51,15 +51,15 @@ def test_match_as_json_has_every_changed_value(tmp_path, capsys):
     out = tmp_path / "out.yaml"
     options = ["match", "specs/recurrent-tiny.yaml", "--to", TINY, "--json", "--out", str(out)]
     assert main(options) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["matched"]
-    assert found["bounds"]["width_factor"] == 1.5
+    report = json.loads(capsys.readouterr().out)
+    assert report["matched"]
+    assert report["bounds"]["width_factor"] == 1.5
     base, matched = load("specs/recurrent-tiny.yaml"), load(out)
-    for change in found["changed"]:
+    for change in report["changed"]:
         _, block, field = change["path"].split(".")
         assert getattr(matched.blocks[block], field) == change["new"]
         assert base.blocks[block].canonical(48)[field] == change["old"]
-    assert {each["measure"] for each in found["residuals"]} == {"params", "flops_per_token", "train_memory"}
+    assert {each["measure"] for each in report["residuals"]} == {"params", "flops_per_token", "train_memory"}
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_arms_writes_a_folder_of_matched_specs_with_their_residuals(tmp_path, ca
 def test_arms_ends_with_1_where_one_is_not_matched_and_does_not_write_it(tmp_path, capsys):
     folder = tmp_path / "arms"
     assert main(["arms", TINY, "--json", "--on", "params,flops_per_token", "--out", str(folder)]) == 1
-    found = json.loads(capsys.readouterr().out)
-    arms = {arm["arm"]: arm for arm in found["arms"]}
+    report = json.loads(capsys.readouterr().out)
+    arms = {arm["arm"]: arm for arm in report["arms"]}
     assert not arms["untied"]["matched"]
     assert not (folder / "untied.yaml").exists()
-    assert any(note.startswith("untied: no shape within the bounds") for note in found["notes"])
+    assert any(note.startswith("untied: no shape within the bounds") for note in report["notes"])
     assert {change["path"] for change in arms["untied"]["changed"]}

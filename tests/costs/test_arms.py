@@ -74,17 +74,17 @@ def test_all_arms_of_dreamer_small_are_matched_but_for_what_dense_layers_cannot_
 
 
 def test_an_untied_arm_without_a_sensible_shape_says_what_it_misses_and_what_would_help():
-    spec, found = target(TEXT), arms_of(TEXT)
-    untied = next(arm for arm in found if arm.name == "untied").match
+    spec, result = target(TEXT), arms_of(TEXT)
+    untied = next(arm for arm in result if arm.name == "untied").match
     assert [residual.holds for residual in untied.residuals] == [False, True, True]
     block = untied.spec.blocks["expert"]
     assert block.experts >= 4 * block.active
-    text = " ".join(notes(spec, found))
+    text = " ".join(notes(spec, result))
     assert f"misses params by +{untied.residuals[0].percent:.2f} %" in text
     assert experts_needed(spec) == 48
     assert "4 x active x steps = 48 experts or more" in text
     assert "experts_per_active" in text
-    offered = suggestions(spec, found)
+    offered = suggestions(spec, result)
     assert [each.moves[0].label for each in offered] == ["expert.experts", "steps"]
     for each in offered:
         changed = load_with(spec, each)
@@ -143,21 +143,21 @@ def load_with(spec, suggestion):
 
 
 def test_residuals_and_changes_are_told_as_tables_and_as_rows():
-    spec, found = target(TEXT), arms_of(TEXT)
-    text, rows = markdown(spec, found, "Note."), csv(found).splitlines()
-    assert len(rows) == 1 + 3 * len(found)
+    spec, result = target(TEXT), arms_of(TEXT)
+    text, rows = markdown(spec, result, "Note."), csv(result).splitlines()
+    assert len(rows) == 1 + 3 * len(result)
     assert rows[0] == "arm,measure,value,target,residual_percent,tolerance_percent,matched,distance"
-    verdicts = {row[0]: row[-1] for row in table(found)}
+    verdicts = {row[0]: row[-1] for row in table(result)}
     assert verdicts["dr"] == "yes"
     assert verdicts["untied"] == "no: params"
     assert verdicts["dr-dense"] == "except params"
-    lines = changed_sizes(found)
+    lines = changed_sizes(result)
     assert max(map(len, lines)) <= 100
-    for arm in found:
+    for arm in result:
         row = next(line for line in text.splitlines() if line.startswith(f"| `{arm.name}` |"))
         assert ("| yes |" in row) == arm.match.holds
         for residual in arm.match.residuals:
-            assert f"{arm.name},{residual.measure},{residual.value:.0f},{residual.target:.0f}," in csv(found)
+            assert f"{arm.name},{residual.measure},{residual.value:.0f},{residual.target:.0f}," in csv(result)
         for move in arm.match.moves:
             assert str(move) in text
             assert str(move) in "\n".join(lines)
@@ -176,10 +176,10 @@ def test_a_spec_without_depth_attention_gets_one_in_its_core_only():
     ]
     assert names["dr"] == make({**document(looped), "name": "looped-dr"})
     assert [bool(stage.residual) for stage in names["untied-attnres"].stages] == [False, True, False]
-    found = {name: arm for name, _, arm in derived(nested)}
-    assert "untied-attnres" not in found, "its core holds a stage"
-    assert found["dr"].stages[0].step[0].step == ("seq", "mlp"), "a mix of one is no mix"
-    assert not found["untied"].stages[0].tied
+    by_name = {name: arm for name, _, arm in derived(nested)}
+    assert "untied-attnres" not in by_name, "its core holds a stage"
+    assert by_name["dr"].stages[0].step[0].step == ("seq", "mlp"), "a mix of one is no mix"
+    assert not by_name["untied"].stages[0].tied
 
 
 def test_nothing_to_compare_without_recurrence():
@@ -227,10 +227,10 @@ def dreamers(draw):
 def test_whatever_the_target_a_matched_arm_is_within_all_bounds_and_budgets(spec):
     aim = count(spec)
     for name, _, base in derived(spec):
-        found = match(base, spec, give_up=())
-        assert outside(found.spec, base) == []
-        assert found.holds == all(within(found.spec, aim).values())
-        assert name != "dr-da" or "depth" not in spec.blocks or found.holds
+        solution = match(base, spec, give_up=())
+        assert outside(solution.spec, base) == []
+        assert solution.holds == all(within(solution.spec, aim).values())
+        assert name != "dr-da" or "depth" not in spec.blocks or solution.holds
 
 
 @samples(40 if FULL else 20)
@@ -238,27 +238,27 @@ def test_whatever_the_target_a_matched_arm_is_within_all_bounds_and_budgets(spec
 def test_whatever_base_and_target_a_match_is_within_all_bounds_and_budgets(one, two):
     base, goal = make(one), make(two)
     on = ("params", "flops_per_token")
-    found = match(base, goal, on)
-    aim, costs = count(goal), count(loads(resolved_yaml(found.spec)))
-    assert outside(found.spec, base) == []
+    solution = match(base, goal, on)
+    aim, costs = count(goal), count(loads(resolved_yaml(solution.spec)))
+    assert outside(solution.spec, base) == []
     off = [abs(costs.measure(m) / aim.measure(m) - 1) > MATCHABLE[m] / 100 for m in on]
-    assert found.holds == (not any(off))
-    assert {move.path.split(".")[-1] for move in found.moves} <= {
+    assert solution.holds == (not any(off))
+    assert {move.path.split(".")[-1] for move in solution.moves} <= {
         "width", "heads", "kv_heads", "head_dim", "experts", "active", "hidden",
         "latent", "query_latent", "rope_dim",
     }  # fmt: skip
-    assert found.spec.stages == base.stages
-    assert list(chain(found.spec.blocks)) == list(base.blocks)
+    assert solution.spec.stages == base.stages
+    assert list(chain(solution.spec.blocks)) == list(base.blocks)
 
 
 def test_an_arm_does_without_exits_that_it_cannot_have_and_says_so():
     spec = load("specs/family/ouro.yaml")
-    found = {name: arm for name, _, arm in derived(spec)}
-    assert found["dr"].stages[-1].exit.name == "gate"
-    assert (found["untied"].stages[-1].exit.name, found["untied"].model.loss.name) == ("none", "last")
-    assert found["prelude-core-coda"].model.loss.name == "last"
-    assert left_out(spec, found["dr"]) == []
-    few = [matched(name, "", found[name], spec, [], None) for name in ("dr", "untied")]
+    by_name = {name: arm for name, _, arm in derived(spec)}
+    assert by_name["dr"].stages[-1].exit.name == "gate"
+    assert (by_name["untied"].stages[-1].exit.name, by_name["untied"].model.loss.name) == ("none", "last")
+    assert by_name["prelude-core-coda"].model.loss.name == "last"
+    assert left_out(spec, by_name["dr"]) == []
+    few = [matched(name, "", by_name[name], spec, [], None) for name in ("dr", "untied")]
     assert "untied: without exit and loss of ouro." in notes(spec, few)
     truncated = load("specs/looped.yaml", ["stages.1.backprop.last=2"])
     untied = {name: arm for name, _, arm in derived(truncated)}["untied"]
@@ -271,9 +271,9 @@ def test_arms_of_sampled_and_routed_stages_have_layers_for_the_steps_of_evaluati
         ("mixture-of-recursions-token", ["route"]),
     ):
         spec = load(f"specs/family/{name}.yaml")
-        found = {arm: each for arm, _, each in derived(spec)}
-        assert found["dr"].stages == spec.stages
-        layers = found["untied"].stages[1]
+        by_name = {arm: each for arm, _, each in derived(spec)}
+        assert by_name["dr"].stages == spec.stages
+        layers = by_name["untied"].stages[1]
         assert (layers.stack, layers.recur) == (spec.stages[1].trips, None)
-        assert left_out(spec, found["untied"]) == dropped
-        assert found["untied-attnres"].stages[1].residual.name == "mix"
+        assert left_out(spec, by_name["untied"]) == dropped
+        assert by_name["untied-attnres"].stages[1].residual.name == "mix"

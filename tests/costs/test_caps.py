@@ -81,8 +81,8 @@ def test_the_hard_one_of_two_limits_refuses(cap):
 def test_a_cap_at_the_exact_cost_is_kept(cap):
     cost = cost_of(cap)
     assert cost > 0
-    found = check_caps(make(capped(cap, hard=cost))).measure(cap)
-    assert found <= cost if cap == "train_memory" else found == cost
+    costs = check_caps(make(capped(cap, hard=cost))).measure(cap)
+    assert costs <= cost if cap == "train_memory" else costs == cost
 
 
 @each_cap

@@ -40,11 +40,11 @@ def fits(spec):
 @pytest.mark.parametrize("file", [TINY, "specs/dreamer-small.yaml", "specs/nested.yaml"])
 def test_each_suggestion_fits_by_itself_and_the_next_nearer_value_does_not(cap, file):
     spec = over(cap, file=file)
-    found = suggestions(make_plan(spec), [cap])[cap]
-    assert found
+    moves = suggestions(make_plan(spec), [cap])[cap]
+    assert moves
     source = ["caps=null"] if "dreamer" in file else []
     source.append(f"caps.{cap}={spec.caps.limit(cap)}")
-    for move in found:
+    for move in moves:
         assert fits(load(file, [*source, f"{move.path}={move.new}"])), move
         tunable = next(tunable for tunable in Tunables(spec).all if tunable.path == move.path)
         assert tunable.value == move.old
@@ -63,8 +63,8 @@ def test_each_suggestion_fits_by_itself_and_the_next_nearer_value_does_not(cap, 
 def test_suggestions_mend_all_caps_where_one_tunable_can_and_else_this_one():
     source = ["caps=null", "caps.params=60k", "caps.depth_cache_bytes=600"]
     spec = load(TINY, source)
-    for cap, found in suggestions(make_plan(spec), ["params", "depth_cache_bytes"]).items():
-        for move in found:
+    for cap, result in suggestions(make_plan(spec), ["params", "depth_cache_bytes"]).items():
+        for move in result:
             moved = load(TINY, [*source, f"{move.path}={move.new}"])
             left = {excess.cap for excess in excesses(moved, count(moved))}
             assert cap not in left
@@ -83,9 +83,9 @@ def test_a_cap_on_time_is_fitted_too():
     limit = 0.8 * count(spec).step_time
     spec = load(TINY, ["caps=null", f"caps.step_time={{device: h100, hard: {limit}}}"])
     assert not fits(spec)
-    found = fit(spec)
-    assert found.moves
-    assert fits(found.spec)
+    fitted = fit(spec)
+    assert fitted.moves
+    assert fits(fitted.spec)
 
 
 def test_the_fewest_tunable_change_and_those_the_least():
@@ -100,8 +100,8 @@ def test_the_fewest_tunable_change_and_those_the_least():
 
 def test_a_spec_that_fits_stays_as_it_is():
     spec = load(TINY)
-    found = fit(spec)
-    assert (found.spec is spec, found.moves) == (True, ())
+    fitted = fit(spec)
+    assert (fitted.spec is spec, fitted.moves) == (True, ())
 
 
 @samples(15)
@@ -114,17 +114,17 @@ def test_what_is_fitted_fits_and_is_not_fitted_again(tree, data):
     caps = {cap: max(1, int(costs.measure(cap) * data.draw(share))) for cap in chosen}
     spec = make({**tree, "caps": caps})
     try:
-        found = fit(spec)
+        fitted = fit(spec)
     except SpecError:
         # what cannot fit at all has a test of its own
         assume(False)
-    check_caps(found.spec)
-    again = fit(found.spec)
-    assert (again.spec, again.moves) == (found.spec, ())
-    assert fit(spec).moves == found.moves
-    for move in found.moves:
+    check_caps(fitted.spec)
+    again = fit(fitted.spec)
+    assert (again.spec, again.moves) == (fitted.spec, ())
+    assert fit(spec).moves == fitted.moves
+    for move in fitted.moves:
         assert move.new != move.old
-        rest = {each.path: each.new for each in found.moves if each != move}
+        rest = {each.path: each.new for each in fitted.moves if each != move}
         fitting = Fitting(make_plan(spec), Budget(10**6))
         assert fitting.costs(rest) is None or fitting.over(rest), "a change that was not needed"
 

@@ -50,8 +50,8 @@ def counted(spec):
 def test_every_formula_comes_to_what_is_counted(name):
     case = CASES[name]
     values = dict(zip(names(case), split(case)[1], strict=True)) | {"stream_bytes": 4, "compute_bytes": 4}
-    found = [eval(formula.text, CALLS, values) for formula in formulas(case)]
-    assert list(filter(None, found)) == pytest.approx(list(counted(make(case))), rel=1e-12)
+    results = [eval(formula.text, CALLS, values) for formula in formulas(case)]
+    assert list(filter(None, results)) == pytest.approx(list(counted(make(case))), rel=1e-12)
 
 
 def test_fields_are_called_by_their_keys_as_long_as_that_tells_them_apart():
@@ -63,9 +63,9 @@ def test_fields_are_called_by_their_keys_as_long_as_that_tells_them_apart():
 
 def test_formulas_read_as_one_would_write_them():
     case = tree({"d": {"type": "depth_attention", "heads": 3, "head_dim": 6}}, {"recur": 3, "step": ["d"]})
-    found = {formula[1:3]: formula.text for formula in formulas(case) if formula.block}
-    assert found["attend", "forward"] == "2 * head_dim * heads * (steps + 1)"
-    assert found["out", "backward"] == "4 * head_dim * heads * width"
+    by_name = {formula[1:3]: formula.text for formula in formulas(case) if formula.block}
+    assert by_name["attend", "forward"] == "2 * head_dim * heads * (steps + 1)"
+    assert by_name["out", "backward"] == "4 * head_dim * heads * width"
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def freed(base, fields):
     ]
 
 
-def off(found, target, on=MAIN):
+def off(result, target, on=MAIN):
     """By how many tolerances each measure is off, counted anew on the result as it loads from YAML."""
-    costs, aim = count(loads(resolved_yaml(found.spec))), count(bare(target))
+    costs, aim = count(loads(resolved_yaml(result.spec))), count(bare(target))
     return {m: 100 * abs(costs.measure(m) / aim.measure(m) - 1) / MATCHABLE[m] for m in on}
 
 
@@ -69,38 +69,38 @@ def bare(target):
 )
 def test_shipped_specs_match_each_other(base, target, fields, bounds):
     one, two = spec(base), spec(target)
-    found = match(one, two, free=freed(one, fields), bounds=bounds)
-    assert found.holds
-    assert max(off(found, two).values()) <= 1
-    assert outside(found.spec, one, bounds) == []
-    for residual in found.residuals:
-        assert residual.value == count(found.spec).measure(residual.measure)
-    assert found.spec.train == two.train
-    assert (found.spec.model.vocab, found.spec.model.context) == (two.model.vocab, two.model.context)
+    solution = match(one, two, free=freed(one, fields), bounds=bounds)
+    assert solution.holds
+    assert max(off(solution, two).values()) <= 1
+    assert outside(solution.spec, one, bounds) == []
+    for residual in solution.residuals:
+        assert residual.value == count(solution.spec).measure(residual.measure)
+    assert solution.spec.train == two.train
+    assert (solution.spec.model.vocab, solution.spec.model.context) == (two.model.vocab, two.model.context)
     if fields is None:
-        assert [stage.trips for stage in found.spec.stages] == [stage.trips for stage in one.stages]
+        assert [stage.trips for stage in solution.spec.stages] == [stage.trips for stage in one.stages]
 
 
 def test_every_changed_value_is_told_and_none_else():
     one = spec("recurrent-tiny")
-    found = match(one, spec(TINY))
+    solution = match(one, spec(TINY))
     before, after = (
         {tunable.path: tunable.value for tunable in Tunables(each, apart=True).all if tunable.part != "train"}
-        for each in (one, found.spec)
+        for each in (one, solution.spec)
     )
     changed = {path: (before[path], after[path]) for path in before if before[path] != after[path]}
-    assert {move.path: (move.old, move.new) for move in found.moves} == changed
-    assert found.distance > 0
+    assert {move.path: (move.old, move.new) for move in solution.moves} == changed
+    assert solution.distance > 0
 
 
 def test_a_gpt_of_four_layers_comes_as_near_to_a_dreamer_as_a_sensible_shape_can():
     base, target = load(GPT), load(TEXT)
-    found = match(base, target)
-    assert not found.holds
-    assert outside(found.spec, base) == []
-    assert "hidden_ratio" in found.reached
+    solution = match(base, target)
+    assert not solution.holds
+    assert outside(solution.spec, base) == []
+    assert "hidden_ratio" in solution.reached
     # four layers of their own use each weight once, so that FLOPs fix their parameters
-    held = {residual.measure: residual.holds for residual in found.residuals}
+    held = {residual.measure: residual.holds for residual in solution.residuals}
     assert held == {"params": False, "flops_per_token": True, "train_memory": False}
     alone = match(base, target, ["flops_per_token"])
     assert alone.holds
@@ -130,9 +130,9 @@ def test_bounds_can_be_replaced():
 
 def test_a_base_outside_a_bound_keeps_its_own_value_and_is_told():
     base = load("specs/untied-params-tiny.yaml", ["blocks.expert.experts=3", "blocks.expert.active=3"])
-    found = match(base, spec("untied-flops-tiny"), ["flops_per_token"])
-    assert any("3 experts for 3 active" in text for text in found.widened)
-    assert outside(found.spec, base) == []
+    solution = match(base, spec("untied-flops-tiny"), ["flops_per_token"])
+    assert any("3 experts for 3 active" in text for text in solution.widened)
+    assert outside(solution.spec, base) == []
     assert match(spec(TINY), spec(TINY)).widened == ()
 
 
@@ -143,33 +143,33 @@ def test_matching_is_deterministic():
 
 
 def test_what_costs_the_same_is_not_changed():
-    found = match(spec(TINY), spec(TINY))
-    assert found.moves == ()
-    assert found.distance == 0
-    assert [residual.percent for residual in found.residuals] == [0, 0, 0]
+    solution = match(spec(TINY), spec(TINY))
+    assert solution.moves == ()
+    assert solution.distance == 0
+    assert [residual.percent for residual in solution.residuals] == [0, 0, 0]
 
 
 def test_caches_are_matched_too():
     on = [*MAIN, "cache", "depth_cache_bytes"]
     other = load(f"specs/{TINY}.yaml", ["caps=null", "blocks.depth.head_dim=32"])
-    found = match(spec(TINY), other, on)
-    assert found.holds
-    assert max(off(found, other, [*MAIN, "cache_bytes_per_token", "depth_cache_bytes"]).values()) <= 1
+    solution = match(spec(TINY), other, on)
+    assert solution.holds
+    assert max(off(solution, other, [*MAIN, "cache_bytes_per_token", "depth_cache_bytes"]).values()) <= 1
 
 
 def test_only_what_is_freed_moves_and_tolerances_bind():
     one, two = spec("transformer"), spec("looped")
-    found = match(one, two, ["params"], ["width", "mlp.hidden"], {"params": 0.2})
-    assert {move.label for move in found.moves} <= {"width", "mlp.hidden"}
-    assert abs(found.residuals[0].percent) <= 0.2
-    assert found.spec.blocks["seq"].heads == one.blocks["seq"].heads
+    solution = match(one, two, ["params"], ["width", "mlp.hidden"], {"params": 0.2})
+    assert {move.label for move in solution.moves} <= {"width", "mlp.hidden"}
+    assert abs(solution.residuals[0].percent) <= 0.2
+    assert solution.spec.blocks["seq"].heads == one.blocks["seq"].heads
     assert not match(one, two, ["params"], ["seq.kv_heads"]).holds
 
 
 def test_a_name_of_let_moves_what_it_sets():
-    found = match(spec(SMALL), spec("transformer"), ["params"], ["let.w"], {"params": 100})
-    assert found.spec.model.width == found.spec.blocks["expert"].hidden
-    assert {move.path for move in found.moves} == {"model.width", "blocks.expert.hidden"}
+    solution = match(spec(SMALL), spec("transformer"), ["params"], ["let.w"], {"params": 100})
+    assert solution.spec.model.width == solution.spec.blocks["expert"].hidden
+    assert {move.path for move in solution.moves} == {"model.width", "blocks.expert.hidden"}
 
 
 def test_mistakes_are_told_in_words():
@@ -185,8 +185,8 @@ def test_mistakes_are_told_in_words():
         SpecError, match="train: expected a `train` section, which train_memory is compared by"
     ):
         match(one, untrained)
-    found = match(one, untrained, ["params", "flops_per_token"])
-    assert found.spec.train is None
+    solution = match(one, untrained, ["params", "flops_per_token"])
+    assert solution.spec.train is None
 
 
 def test_only_numbers_that_a_field_takes_are_tried(monkeypatch):
@@ -201,10 +201,10 @@ def test_only_numbers_that_a_field_takes_are_tried(monkeypatch):
             tried.add(tree["blocks"].get("peer", {"experts": 1})["experts"])
             return super().__call__(tree)
 
-    found = match(base, target, ["params"], measures=Spied(["params"]))
+    solution = match(base, target, ["params"], measures=Spied(["params"]))
     assert {round(each**0.5) ** 2 for each in tried} == tried
     assert len(tried) > 10
-    assert outside(found.spec, base) == []
+    assert outside(solution.spec, base) == []
 
 
 def test_what_one_block_refuses_is_not_costed():

@@ -63,7 +63,7 @@ def nested(stages):
 @pytest.fixture
 def slots(monkeypatch):
     """Follow the bytes of slots: all that were made, and the most that were alive at once."""
-    alive, found = weakref.WeakSet(), {"made": 0, "most": 0}
+    alive, result = weakref.WeakSet(), {"made": 0, "most": 0}
     write = slot_memory.SlotMemory.write
 
     def size(memory):
@@ -73,11 +73,11 @@ def slots(monkeypatch):
         write(self, slot, key, value)
         if self not in alive:
             alive.add(self)
-            found["made"] += size(self)
-        found["most"] = max(found["most"], sum(map(size, alive)))
+            result["made"] += size(self)
+        result["most"] = max(result["most"], sum(map(size, alive)))
 
     monkeypatch.setattr(slot_memory.SlotMemory, "write", spied)
-    return found
+    return result
 
 
 @pytest.mark.parametrize("stages", NESTED)

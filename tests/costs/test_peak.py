@@ -63,8 +63,8 @@ def predicted(spec, batch, chosen=(), size=BF16):
     return Memory(mark_recompute(compile_graph(spec), chosen), batch_of(spec, batch, size))
 
 
-def off(memory, found):
-    return memory.total / found - 1
+def off(memory, result):
+    return memory.total / result - 1
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -115,8 +115,8 @@ def test_peaks_are_the_predicted_ones_where_operations_run_again():
 def test_peaks_of_experts_that_run_again_are_the_predicted_ones(name, size, dtype):
     spec = load(ROOT / "specs" / f"{name}.yaml")
     chosen = sorted(recomputable(compile_graph(spec)))
-    found = measured(spec, 16, dtype or torch.float32, chosen, autocast=dtype is None, fake=False)
-    assert abs(off(predicted(spec, 16, chosen, size), found)) < 0.001
+    result = measured(spec, 16, dtype or torch.float32, chosen, autocast=dtype is None, fake=False)
+    assert abs(off(predicted(spec, 16, chosen, size), result)) < 0.001
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -129,16 +129,16 @@ def test_peaks_with_few_tokens_are_the_predicted_ones(name, size, dtype, again):
     """Gradients of weights are the peak there: when they are added up, and what is freed before."""
     spec = load(ROOT / "specs" / "family" / f"{name}.yaml")
     chosen = sorted(recomputable(compile_graph(spec))) if again else []
-    found = measured(spec, 1, dtype, chosen, fake=False)
-    assert abs(off(predicted(spec, 1, chosen, size), found)) < 0.001
+    result = measured(spec, 1, dtype, chosen, fake=False)
+    assert abs(off(predicted(spec, 1, chosen, size), result)) < 0.001
 
 
 def test_states_of_each_step_go_though_a_loss_beside_them_is_read_later():
     route = {"by": "expert_choice"}
     inner = {"recur": 2, "step": ["f"], "route": route}
-    found = tree({"f": FFN}, {"recur": 4, "step": ["f", inner]}, width=12, loss={"steps": "uniform"})
-    found["model"]["context"] = 64
-    spec = make(found)
+    plain = tree({"f": FFN}, {"recur": 4, "step": ["f", inner]}, width=12, loss={"steps": "uniform"})
+    plain["model"]["context"] = 64
+    spec = make(plain)
     assert abs(off(predicted(spec, 16), measured(spec, 16, fake=False))) < 0.001
 
 
@@ -215,8 +215,8 @@ def test_peaks_under_autocast_with_few_tokens_are_the_predicted_ones():
     @given(large(), st.sampled_from([1, 2]))
     def check(example, batch):
         spec, _ = example
-        found = measured(spec, batch, torch.float32, autocast=True)
-        errors.append(off(predicted(spec, batch, size=MIXED), found))
+        result = measured(spec, batch, torch.float32, autocast=True)
+        errors.append(off(predicted(spec, batch, size=MIXED), result))
         assert abs(errors[-1]) < 0.02
 
     check()
@@ -250,8 +250,8 @@ def test_the_peak_with_a_large_vocabulary_is_the_predicted_one(width, vocab, bat
     plain = tree({"f": FFN}, {"recur": 2, "step": ["f"]}, width=width, tie=tie)
     spec = make({**plain, "model": {**plain["model"], "vocab": vocab, "context": 1024}})
     memory = predicted(spec, batch, size=size)
-    found = measured(spec, batch, dtype or torch.float32, autocast=dtype is None)
-    assert abs(off(memory, found)) < 0.0001
+    result = measured(spec, batch, dtype or torch.float32, autocast=dtype is None)
+    assert abs(off(memory, result)) < 0.0001
     # all logits and their log-softmax would take more
     assert memory.total < 2 * 4 * vocab * 1024 * batch or batch == 1
 

@@ -29,15 +29,15 @@ def choices(spec, share, without="_fewer_flops"):
 
     def choice():
         tokens = micro_batch_tokens(spec)
-        found = recompute.choose(
+        choice = recompute.choose(
             graph, limit, lambda marked: train_memory(spec, marked).total, tokens, length, size
         )
-        flops = recompute.recompute_flops(found.graph, length, size)
-        fits = train_memory(spec, found.graph).total <= limit
-        return flops, fits, found.stopped, len([*recomputed(found.graph)])
+        flops = recompute.recompute_flops(choice.graph, length, size)
+        fits = train_memory(spec, choice.graph).total <= limit
+        return flops, fits, choice.stopped, len([*recomputed(choice.graph)])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recompute, without, lambda found, *_: found)
+        patch.setattr(recompute, without, lambda result, *_: result)
         greedy = choice()
     return greedy, choice()
 
@@ -119,9 +119,9 @@ def test_branch_and_bound_finds_the_lightest_set(weights, data):
 
     subsets = [frozenset(each) for size in range(len(weights) + 1) for each in combinations(weights, size)]
     sums = [sum(weights[name] for name in each) for each in subsets if suffices(each)]
-    found = [*lighter(weights, suffices, below)]
-    assert all(map(suffices, found))
+    results = [*lighter(weights, suffices, below)]
+    assert all(map(suffices, results))
     if min(sums) < below:
-        assert sum(weights[name] for name in found[-1]) == min(sums)
+        assert sum(weights[name] for name in results[-1]) == min(sums)
     else:
-        assert found == []
+        assert results == []

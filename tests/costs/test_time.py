@@ -162,9 +162,9 @@ def test_fit_sees_what_a_soft_cap_on_memory_recomputes():
     limit = {"device": "h100", "hard": (kept + again) / 2}
     tight = load(spec_path(), [f"caps={{train_memory: {{soft: 40MiB}}, step_time: {json.dumps(limit)}}}"])
     assert [excess.cap for excess in excesses(tight, count(tight))] == ["step_time"]
-    found = fit(tight)
-    assert found.moves
-    assert excesses(found.spec, count(found.spec)) == []
+    fitted = fit(tight)
+    assert fitted.moves
+    assert excesses(fitted.spec, count(fitted.spec)) == []
 
 
 def test_json_holds_the_estimate(capsys):

@@ -32,8 +32,8 @@ def labels(spec, **how):
 
 
 def test_each_number_that_costs_depend_on_is_a_tunable():
-    found = labels(load("specs/dreamer-tiny.yaml"))
-    assert found == {
+    got = labels(load("specs/dreamer-tiny.yaml"))
+    assert got == {
         "width": 48,
         "seq.heads": 3,
         "seq.kv_heads": 1,

@@ -92,19 +92,19 @@ def test_what_is_held_out_depends_on_a_document_alone(tmp_path, notes):
 def test_a_held_out_file_is_a_set_by_name_and_its_documents_are_in_no_other(tmp_path, notes):
     test = write(tmp_path / "test.txt", "\n".join([*NOTES[50:60], "only here"]))
     manifest = made(tmp_path, notes, held_out=[("test", test)], documents="line", eval_fraction=0.2)
-    found = {split: documents(manifest, split)[0] for split in manifest.splits}
-    assert found["test"] == [*NOTES[50:60], "only here"]
-    assert not set(found["test"]) & {*found["train"], *found["eval"]}
+    by_name = {split: documents(manifest, split)[0] for split in manifest.splits}
+    assert by_name["test"] == [*NOTES[50:60], "only here"]
+    assert not set(by_name["test"]) & {*by_name["train"], *by_name["eval"]}
     assert manifest.report["dropped_held_out"] == 10
-    assert len(found["train"]) + len(found["eval"]) == 190
+    assert len(by_name["train"]) + len(by_name["eval"]) == 190
 
 
 def test_only_targets_of_examples_are_scored(tmp_path):
     rows = [{"q": f"{i} + 1?", "a": f"{i + 1} é"} for i in range(100)]
     source = write(tmp_path / "rows.jsonl", "\n\n".join(map(json.dumps, rows)))
     manifest = made(tmp_path, source, fields=Fields("", "q", "a"), join=" -> ", eval_fraction=0.3)
-    found = [documents(manifest, split) for split in ("train", "eval")]
-    whole, scored = ([*found[0][i], *found[1][i]] for i in range(2))
+    results = [documents(manifest, split) for split in ("train", "eval")]
+    whole, scored = ([*results[0][i], *results[1][i]] for i in range(2))
     assert sorted(whole) == sorted(f"{row['q']} -> {row['a']}" for row in rows)
     assert sorted(scored) == sorted(row["a"] for row in rows)
     batch = Tokens(path=str(tmp_path / "out"), length=32, documents="apart").stream("train", 0).batch(0, 8)
@@ -121,10 +121,10 @@ def test_a_large_file_is_cut_at_ends_of_lines_and_nothing_is_lost(tmp_path, monk
     content = text.encode()
     source = write(tmp_path / f"large.txt{suffix}", gzip.compress(content, 1) if suffix else content)
     manifest = made(tmp_path, source, eval_fraction=0.0)
-    found, _ = documents(manifest, "train")
-    assert "".join(found) == text
-    assert 60 < len(found) < 100
-    assert all(part.endswith("\n") for part in found[:-8])
+    result, _ = documents(manifest, "train")
+    assert "".join(result) == text
+    assert 60 < len(result) < 100
+    assert all(part.endswith("\n") for part in result[:-8])
     small = write(
         tmp_path / f"small.txt{suffix}", gzip.compress(content[:9000]) if suffix else content[:9000]
     )
@@ -188,8 +188,8 @@ def test_a_killed_build_goes_on(tmp_path):
     assert not (tmp_path / "out/manifest.json").exists()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    found = read_manifest(str(tmp_path / "out"))
-    assert sum(split.documents for split in found.splits.values()) == 12_000
+    scores = read_manifest(str(tmp_path / "out"))
+    assert sum(split.documents for split in scores.splits.values()) == 12_000
 
 
 def test_data_that_are_there_are_replaced_by_force_only(tmp_path, notes):
@@ -277,8 +277,8 @@ def test_a_source_that_changed_is_read_again_when_a_build_goes_on(tmp_path, monk
     assert len([*(tmp_path / "out").glob(".build/part-*")]) > 3
     write(tmp_path / "a.txt", "\n".join(NOTES[:30]))
     write(tmp_path / "b.txt", "repaired")
-    found = build(sources, tmp_path / "out", options)
-    assert documents(found, "train")[0] == [*NOTES[:30], "repaired"]
+    result = build(sources, tmp_path / "out", options)
+    assert documents(result, "train")[0] == [*NOTES[:30], "repaired"]
     with pytest.raises(DataError, match="has data already"):
         build(sources, tmp_path / "out", options)
 
@@ -294,8 +294,8 @@ def test_after_a_refusal_a_corrected_command_takes_the_parts_that_it_needs_too(t
     short = write(tmp_path / "short.txt", "short")
     with pytest.raises(DataError, match="none of the 1 documents fell into eval"):
         made(tmp_path, short)
-    found = made(tmp_path, short, held_out=[("eval", notes)], eval_fraction=0.0)
-    assert (documents(found, "train")[0], tokenized) == (["short"], [short, notes])
+    result = made(tmp_path, short, held_out=[("eval", notes)], eval_fraction=0.0)
+    assert (documents(result, "train")[0], tokenized) == (["short"], [short, notes])
     with pytest.raises(DataError, match="has data already"):
         made(tmp_path, short)
 

@@ -25,14 +25,14 @@ def extra(name):
 
 
 def texts(manifest):
-    found = []
+    results = []
     for split in manifest.splits:
         for shard in open_split(manifest, split):
             begin = 0
             for end in shard.ends.tolist():
-                found.append(decode(manifest, shard.tokens[begin : end - 1].tolist()))
+                results.append(decode(manifest, shard.tokens[begin : end - 1].tolist()))
                 begin = end
-    return sorted(found)
+    return sorted(results)
 
 
 def test_a_tokenizer_is_trained_kept_with_the_data_and_reversible(tmp_path, capsys):
@@ -86,9 +86,9 @@ def test_a_tokenizer_without_a_usual_end_needs_one_by_name(tmp_path):
         build(sources, tmp_path / "out", Options(**options))
     with pytest.raises(DataError, match="has no token 'END'"):
         build(sources, tmp_path / "out", Options(**options, end_of_document="END"))
-    found = build(sources, tmp_path / "out", Options(**options, end_of_document="STOP"))
-    assert found.end_of_document == 2
-    assert found.dtype == "uint8"
+    result = build(sources, tmp_path / "out", Options(**options, end_of_document="STOP"))
+    assert result.end_of_document == 2
+    assert result.dtype == "uint8"
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match=r"not a tokenizer\.json"):
         build(sources, tmp_path / "out2", Options(**options))
@@ -98,14 +98,16 @@ def test_zst_is_unpacked(tmp_path):
     zstandard = extra("zstandard")
     content = "\n".join(NOTES).encode()
     (tmp_path / "notes.txt.zst").write_bytes(zstandard.compress(content))
-    found = build(Sources([str(tmp_path / "notes.txt.zst")]), tmp_path / "out", Options(documents="line"))
-    assert texts(found) == sorted(NOTES)
+    scores = build(Sources([str(tmp_path / "notes.txt.zst")]), tmp_path / "out", Options(documents="line"))
+    assert texts(scores) == sorted(NOTES)
     # as tools that work in parallel leave it, and appended files
     half = len(content) // 2
     frames = zstandard.compress(content[:half]) + zstandard.compress(b"") + zstandard.compress(content[half:])
     (tmp_path / "frames.txt.zst").write_bytes(frames)
-    found = build(Sources([str(tmp_path / "frames.txt.zst")]), tmp_path / "frames", Options(documents="line"))
-    assert texts(found) == sorted(NOTES)
+    scores = build(
+        Sources([str(tmp_path / "frames.txt.zst")]), tmp_path / "frames", Options(documents="line")
+    )
+    assert texts(scores) == sorted(NOTES)
     for missing in (1, len(frames) // 3, len(frames) - 5):
         (tmp_path / "cut.txt.zst").write_bytes(frames[:-missing])
         with pytest.raises(DataError, match=r"cut\.txt\.zst: .* the file ends within a frame"):
@@ -124,12 +126,12 @@ def test_rows_of_parquet_are_documents(tmp_path, monkeypatch):
     monkeypatch.setattr("composer.data.building.formats.parquet.UNIT_BYTES", 2000)
     parquet.write_table(table(pyarrow), tmp_path / "a.parquet", row_group_size=50)
     source = Sources([str(tmp_path / "a.parquet")])
-    found = build(source, tmp_path / "out", Options(fields=Fields("body")))
-    assert texts(found) == sorted(NOTES)
+    result = build(source, tmp_path / "out", Options(fields=Fields("body")))
+    assert texts(result) == sorted(NOTES)
     examples = Options(fields=Fields("", "body", "answer"), join="\n")
-    found = build(source, tmp_path / "out2", examples)
-    assert texts(found) == sorted(f"{note}\n{i}" for i, note in enumerate(NOTES))
-    assert sum(split.scored_tokens for split in found.splits.values()) == sum(
+    result = build(source, tmp_path / "out2", examples)
+    assert texts(result) == sorted(f"{note}\n{i}" for i, note in enumerate(NOTES))
+    assert sum(split.scored_tokens for split in result.splits.values()) == sum(
         len(str(i)) + 1 for i in range(300)
     )
     with pytest.raises(DataError, match=r"a\.parquet: expected a column 'text', got number, body, answer"):
@@ -155,8 +157,8 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path):
     path = str(folder / "data-00000-of-00001.arrow")
     with pyarrow.OSFile(path, "wb") as sink, pyarrow.ipc.new_stream(sink, made.schema) as stream:
         stream.write_table(made, max_chunksize=70)
-    found = build(Sources([str(folder)]), tmp_path / "out", Options(fields=Fields("body")))
-    assert texts(found) == sorted(NOTES)
+    scores = build(Sources([str(folder)]), tmp_path / "out", Options(fields=Fields("body")))
+    assert texts(scores) == sorted(NOTES)
 
 
 def test_the_hub_gives_one_config_and_split(tmp_path, monkeypatch):
@@ -176,8 +178,8 @@ def test_the_hub_gives_one_config_and_split(tmp_path, monkeypatch):
         DataError, match=r"has the configs default and other; choose one: hf:some/data/default"
     ):
         build(Sources(["hf:some/data"]), tmp_path / "out", options)
-    found = build(Sources(["hf:some/data/default"]), tmp_path / "out", options)
-    assert texts(found) == sorted(NOTES)
+    result = build(Sources(["hf:some/data/default"]), tmp_path / "out", options)
+    assert texts(result) == sorted(NOTES)
     assert asked[0] == ("some/data", "dataset", "refs/convert/parquet")
     with pytest.raises(DataError, match="no Parquet files of default with the split dev"):
         build(Sources(["hf:some/data/default/dev"]), tmp_path / "out2", options)

@@ -45,12 +45,12 @@ def test_it_conforms(name, fields):
 @pytest.mark.parametrize("split", ["train", "eval"])
 @pytest.mark.parametrize(("name", "fields"), CASES, ids=str)
 def test_targets_are_what_the_sequence_says(name, fields, split):
-    config, found = batch(name, fields, split)
-    for tokens, targets, group in zip(*(rows.tolist() for rows in found), strict=True):
+    config, result = batch(name, fields, split)
+    for tokens, targets, group in zip(*(rows.tolist() for rows in result), strict=True):
         wanted = READERS[name](config, tokens, group, split)
         assert {i: target for i, target in enumerate(targets) if target != -100} == wanted
     if split == "eval":
-        counts = np.unique(found.group, return_counts=True)[1]
+        counts = np.unique(result.group, return_counts=True)[1]
         assert len(counts) == len(config.group_names)
         assert counts.max() - counts.min() <= 1
 
@@ -123,9 +123,9 @@ def read_mano(config, tokens, group, split):
         a, b = value(), value()
         return [a + b, a - b, a * b][token - p] % p
 
-    found = value()
+    result = value()
     assert next(rest, None) is None
-    return {end: found}
+    return {end: result}
 
 
 def read_mqar(config, tokens, group, split):
@@ -139,11 +139,11 @@ def read_mqar(config, tokens, group, split):
 def read_sudoku(config, tokens, group, split):
     puzzle = tokens[:16]
     assert puzzle.count(0) == group
-    found = [*solve(puzzle)]
-    assert len(found) == 1
-    assert tokens[16:32] == [5, *found[0][:-1]]
+    results = [*solve(puzzle)]
+    assert len(results) == 1
+    assert tokens[16:32] == [5, *results[0][:-1]]
     assert set(tokens[32:]) <= {0}
-    return {16 + cell: digit for cell, digit in enumerate(found[0]) if puzzle[cell] == 0}
+    return {16 + cell: digit for cell, digit in enumerate(results[0]) if puzzle[cell] == 0}
 
 
 def solve(puzzle):
@@ -175,8 +175,8 @@ READERS = {name.removeprefix("read_"): value for name, value in globals().items(
     ],
 )
 def test_what_does_not_fit_is_refused(name, fields, key):
-    found = data_tasks()[name](**fields).problems(SimpleNamespace(vocab=1000, context=1000))
-    assert [problem.key for problem in found] == [key]
+    result = data_tasks()[name](**fields).problems(SimpleNamespace(vocab=1000, context=1000))
+    assert [problem.key for problem in result] == [key]
 
 
 def test_a_difficulty_with_too_few_sequences_is_refused_instead_of_searched_for_ever():

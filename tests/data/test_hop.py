@@ -99,7 +99,7 @@ def test_refuses_fields_out_of_range(bad):
     ],
 )
 def test_problems_name_what_does_not_fit(config, vocab, context, expected):
-    found = list(config.problems(SimpleNamespace(vocab=vocab, context=context)))
-    assert [problem.key for problem in found] == [key for key, _ in expected]
-    for problem, (_, text) in zip(found, expected, strict=True):
+    got = list(config.problems(SimpleNamespace(vocab=vocab, context=context)))
+    assert [problem.key for problem in got] == [key for key, _ in expected]
+    for problem, (_, text) in zip(got, expected, strict=True):
         assert re.search(text, problem.expected)

@@ -33,7 +33,7 @@ def fresh():
 
 
 def check_copy(task):
-    assert [found for found in examined({"copy": task()}, CHECKS) if found.fault] == []
+    assert [result for result in examined({"copy": task()}, CHECKS) if result.fault] == []
     tokens, targets, _ = task().stream("train", 0).batch(0, 1)
     assert targets[0, 16:].tolist() == tokens[0, :16].tolist()
     with pytest.raises(ValidationError):
@@ -58,9 +58,9 @@ def test_the_documented_task_works_through_the_documented_entry_point(tmp_path, 
     (tmp_path / "my_package/copy.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     group, name, value = re.fullmatch(r'\[project.entry-points."(.+)"\]\n(\w+) = "(.+)"\n', points).groups()
-    found = [EntryPoint(name=name, value=value, group=group)]
+    results = [EntryPoint(name=name, value=value, group=group)]
     monkeypatch.setattr(
-        "blocks.base.discover.entry_points", lambda group: [p for p in found if p.group == group]
+        "blocks.base.discover.entry_points", lambda group: [p for p in results if p.group == group]
     )
     check_copy(data_tasks()["copy"])
 
@@ -69,8 +69,8 @@ def test_documented_specs_are_valid():
     examples = [yaml.safe_load(block)["data"] for block in blocks("yaml")]
     assert {example["task"] for example in examples} == set(data_tasks())
     for example in examples:
-        found = data_tasks()[example["task"]](**{"length": 32} | example)
-        assert json.loads(found.model_dump_json(include=set(example))) == example
+        result = data_tasks()[example["task"]](**{"length": 32} | example)
+        assert json.loads(result.model_dump_json(include=set(example))) == example
 
 
 def test_the_base_of_all_tasks_promises_nothing():
@@ -119,6 +119,6 @@ class Broken(Hop):
 
 @pytest.mark.parametrize("wrong", CHECKS)
 def test_what_a_task_may_not_do_is_found(wrong):
-    found = {each.check for each in examined({"x": Broken(length=16, wrong=wrong)}, CHECKS) if each.fault}
-    assert wrong in found
-    assert len(found) < len(CHECKS)
+    by_name = {each.check for each in examined({"x": Broken(length=16, wrong=wrong)}, CHECKS) if each.fault}
+    assert wrong in by_name
+    assert len(by_name) < len(CHECKS)

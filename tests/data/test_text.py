@@ -193,9 +193,9 @@ def test_refuses_fields_out_of_range(bad):
 
 
 def test_problems_name_what_does_not_fit():
-    found = list(Text(path="x", length=16).problems(SimpleNamespace(vocab=255, context=15)))
-    assert [problem.key for problem in found] == ["length", "task"]
-    assert "256" in found[1].hint
+    results = list(Text(path="x", length=16).problems(SimpleNamespace(vocab=255, context=15)))
+    assert [problem.key for problem in results] == ["length", "task"]
+    assert "256" in results[1].hint
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -230,17 +230,17 @@ def load_text(train):
 
 def test_a_fingerprint_is_of_the_unpacked_content_and_reads_each_state_of_a_file_once(tmp_path, monkeypatch):
     path = write(tmp_path / "a", {"one.txt": "first", "two.txt.gz": gzip.compress(b"second")})
-    found = Text(path=path, length=3).fingerprint()
-    assert [(mark.file, mark.size) for mark in found.files] == [("one.txt", 5), ("two.txt.gz", 6)]
-    assert found.files[0].sha256 == hashlib.sha256(b"first").hexdigest()
+    got = Text(path=path, length=3).fingerprint()
+    assert [(mark.file, mark.size) for mark in got.files] == [("one.txt", 5), ("two.txt.gz", 6)]
+    assert got.files[0].sha256 == hashlib.sha256(b"first").hexdigest()
     other = write(tmp_path / "b", {"1.txt": "first", "2.txt": "second"})
     again = Text(path=other, length=3).fingerprint()
-    assert again.digest == found.digest
-    assert found.changes(again) == []
+    assert again.digest == got.digest
+    assert got.changes(again) == []
     write(tmp_path / "b", {"2.txt": "Second"})
-    assert Text(path=other, length=3).fingerprint().digest != found.digest
+    assert Text(path=other, length=3).fingerprint().digest != got.digest
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: pytest.fail(f"read {path} again"))
-    assert Text(path=path, length=3).fingerprint() == found
+    assert Text(path=path, length=3).fingerprint() == got
 
 
 def test_a_task_without_files_has_no_fingerprint():

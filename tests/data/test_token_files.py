@@ -26,11 +26,11 @@ def made(tmp_path, *sources, **options):
 
 
 def found_documents(manifest):
-    found = []
+    results = []
     for split in manifest.splits:
         for shard in open_split(manifest, split):
-            found += [part.tolist() for part in np.split(shard.tokens, shard.ends[:-1])]
-    return found
+            results += [part.tolist() for part in np.split(shard.tokens, shard.ends[:-1])]
+    return results
 
 
 END = 7

@@ -58,11 +58,11 @@ def test_shuffling_is_a_permutation_that_the_key_selects(count):
 
 
 def test_shuffled_numbers_are_spread_like_random_ones():
-    found = shuffled(np.arange(10_000), 100_000, 5)
-    counts = np.histogram(found, 100, (0, 100_000))[0]
+    result = shuffled(np.arange(10_000), 100_000, 5)
+    counts = np.histogram(result, 100, (0, 100_000))[0]
     assert counts.min() > 60
     assert counts.max() < 145
-    assert abs(np.corrcoef(np.arange(10_000), found)[0, 1]) < 0.05
+    assert abs(np.corrcoef(np.arange(10_000), result)[0, 1]) < 0.05
 
 
 def test_packed_windows_are_read_once_a_pass_and_elsewhere_in_the_next(folder):
@@ -75,9 +75,9 @@ def test_packed_windows_are_read_once_a_pass_and_elsewhere_in_the_next(folder):
         batch = stream.batch(epoch, windows.count)
         starts = set()
         for row in rows_of(batch).tolist():
-            found = [(i, p) for i, s in enumerate(shards) for p in range(len(s)) if s[p : p + 17] == row]
-            assert found
-            starts.add(found[0])
+            results = [(i, p) for i, s in enumerate(shards) for p in range(len(s)) if s[p : p + 17] == row]
+            assert results
+            starts.add(results[0])
         assert len(starts) == windows.count
         passes.append(starts)
     assert passes[0].isdisjoint(passes[1])
@@ -96,10 +96,10 @@ def test_apart_gives_each_document_in_pieces_and_never_two_in_a_sequence(folder)
             expected.append(
                 (*piece[:16], *[0] * (16 - len(piece[:16])), *piece[1:], *[-100] * (17 - len(piece)))
             )
-    found = [
+    results = [
         (*row, *targets) for row, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True)
     ]
-    assert sorted(found) == sorted(expected)
+    assert sorted(results) == sorted(expected)
     assert (batch.targets == -100).any()
 
 
@@ -172,12 +172,12 @@ def test_evaluation_reads_every_held_out_sequence_once_and_says_which_set(tmp_pa
 def test_a_shard_ends_at_the_document_that_fills_it_and_none_is_lost(tmp_path):
     made = documents(4)
     path = write_tokens(tmp_path, {"train": made, "eval": made[:1]}, shard_tokens=50)
-    found = Tokens(path=path, length=4).manifests()[""].split("train")
-    assert found.tokens == sum(map(len, made))
-    assert found.documents == len(made)
-    for shard in found.shards:
+    result = Tokens(path=path, length=4).manifests()[""].split("train")
+    assert result.tokens == sum(map(len, made))
+    assert result.documents == len(made)
+    for shard in result.shards:
         assert shard.tokens <= 50 or shard.documents == 1
-    tokens = [np.fromfile(tmp_path / f"{shard.name}.tokens", "<u2") for shard in found.shards]
+    tokens = [np.fromfile(tmp_path / f"{shard.name}.tokens", "<u2") for shard in result.shards]
     assert np.concatenate(tokens).tolist() == [*chain.from_iterable(made)]
 
 
@@ -226,14 +226,14 @@ def test_too_little_data_is_refused(tmp_path):
 
 
 def test_the_fingerprint_is_of_the_content_and_moves_with_the_folder(folder, tmp_path):
-    found = Tokens(path=folder, length=16).fingerprint()
+    result = Tokens(path=folder, length=16).fingerprint()
     os.rename(folder, tmp_path / "moved")
     moved = Tokens(path=str(tmp_path / "moved"), length=16).fingerprint()
-    assert found.changes(moved) == []
+    assert result.changes(moved) == []
     other = write_tokens(
         tmp_path / "other", {"train": documents(9), "eval": documents(1, 20)}, shard_tokens=1000
     )
-    assert found.changes(Tokens(path=other, length=16).fingerprint())
+    assert result.changes(Tokens(path=other, length=16).fingerprint())
 
 
 @pytest.mark.skipif(

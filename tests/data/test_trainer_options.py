@@ -198,8 +198,10 @@ def test_the_learning_rate_finder_searches_and_leaves_the_model_as_it_was(tmp_pa
     spec = loads(SPEC, "tiny.yaml")
     model, run = composer.compile(spec), trainer(default_root_dir=tmp_path)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    found = Tuner(run).lr_find(model, datamodule=composer.datamodule(spec), num_training=5, update_attr=False)
-    assert len(found.results["loss"]) == 5
+    result = Tuner(run).lr_find(
+        model, datamodule=composer.datamodule(spec), num_training=5, update_attr=False
+    )
+    assert len(result.results["loss"]) == 5
     assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
     # the rate is the spec's, so there is no attribute to set
     with pytest.raises(AttributeError, match="should have one of these fields"):
@@ -230,11 +232,15 @@ def test_a_fit_goes_on_from_a_checkpoint_with_the_next_batch(whole, tmp_path):
     spec = loads(SPEC, "tiny.yaml")
     run.fit(composer.compile(spec), composer.datamodule(spec))
     run.save_checkpoint(tmp_path / "four.ckpt")
-    after = trainer(callbacks=[found := Watch()])
+    after = trainer(callbacks=[result := Watch()])
     after.fit(
         composer.compile(spec), composer.datamodule(spec), ckpt_path=tmp_path / "four.ckpt", weights_only=True
     )
-    assert (found.batches, found.rates, found.norms) == (whole.batches[4:], whole.rates[4:], whole.norms[4:])
+    assert (result.batches, result.rates, result.norms) == (
+        whole.batches[4:],
+        whole.rates[4:],
+        whole.norms[4:],
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")

@@ -21,7 +21,7 @@ def write_tokens(
 ) -> str:
     """Write documents by split; the first `prompts` tokens of each are not scored."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {}
+    results = {}
     for split, documents in splits.items():
         with writing(folder, split, dtype, shard_tokens) as writer:
             for document in documents:
@@ -29,7 +29,7 @@ def write_tokens(
                 writer.add(
                     tokens, np.array([len(tokens)]), np.array([min(prompts, len(tokens))]), len(tokens)
                 )
-            found[split] = writer.finish()
-    manifest = Manifest(str(folder), dtype, vocab, end, "", "", prompts > 0, found)
+            results[split] = writer.finish()
+    manifest = Manifest(str(folder), dtype, vocab, end, "", "", prompts > 0, results)
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return str(folder)

@@ -137,9 +137,9 @@ def test_long_names_and_large_numbers_fit() -> None:
     sound(make(long))
 
 
-def uses(found: View | StageView) -> list[Use]:
+def uses(result: View | StageView) -> list[Use]:
     listed: list[Use] = []
-    for entry in found.stages if isinstance(found, View) else found.entries:
+    for entry in result.stages if isinstance(result, View) else result.entries:
         match entry:
             case Use():
                 listed.append(entry)
@@ -153,10 +153,10 @@ def uses(found: View | StageView) -> list[Use]:
 @samples(40)
 @given(specs())
 def test_the_numbers_of_the_parts_are_the_costs(spec: Spec) -> None:
-    costs, found = count(spec), view(spec)
-    assert found.costs.to_dict() == costs.to_dict()
+    costs, counted_costs = count(spec), view(spec)
+    assert counted_costs.costs.to_dict() == costs.to_dict()
     for name in spec.blocks:
-        parts = [use.part for use in uses(found) if use.name == name]
+        parts = [use.part for use in uses(counted_costs) if use.name == name]
         share = costs.by_block[name]
         assert sum(part.params for part in parts) == share.params
         assert sum(part.active for part in parts) == share.active_params
@@ -164,15 +164,21 @@ def test_the_numbers_of_the_parts_are_the_costs(spec: Spec) -> None:
         assert sum(part.backward for part in parts) == pytest.approx(share.backward)
         assert {part.executions for part in parts} <= {row.executions for row in costs.by_operation}
     own = costs.by_block["model"]
-    parts = [found.embed, found.norm, found.head, found.loss, *model_parts(found)]
+    parts = [
+        counted_costs.embed,
+        counted_costs.norm,
+        counted_costs.head,
+        counted_costs.loss,
+        *model_parts(counted_costs),
+    ]
     assert sum(part.params for part in parts) == own.params
     assert sum(part.forward for part in parts) == pytest.approx(own.forward)
 
 
-def model_parts(found: View | StageView) -> list:  # type: ignore[type-arg]
+def model_parts(result: View | StageView) -> list:  # type: ignore[type-arg]
     """What of the stages belongs to no block: injections, norms, gates."""
     parts = []
-    for entry in found.stages if isinstance(found, View) else found.entries:
+    for entry in result.stages if isinstance(result, View) else result.entries:
         if isinstance(entry, StageView):
             joints = [entry.loop, entry.step, *entry.sublayers]
             parts += [joint.part for each in joints for joint in (*each.before, *each.after)]
@@ -185,18 +191,18 @@ def model_parts(found: View | StageView) -> list:  # type: ignore[type-arg]
 @samples(30)
 @given(specs())
 def test_what_is_written_are_those_numbers(spec: Spec) -> None:
-    drawn, found = picture(spec), view(spec)
+    drawn, result = picture(spec), view(spec)
     words = [text.text for text in texts(drawn)]
-    for use in uses(found):
+    for use in uses(result):
         if use.part.forward:
-            percent = 100 * use.part.forward / found.costs.flops_per_token.forward
+            percent = 100 * use.part.forward / result.costs.flops_per_token.forward
             start = f"{count_text(use.part.forward)} FLOPs · "
             shares = [
                 float(word.removeprefix(start).removesuffix(" %")) for word in words if word.startswith(start)
             ]
             assert any(abs(share - percent) <= max(0.5, share / 10) for share in shares)
         assert f"{count_text(use.part.params)} parameters" in words
-    for value in (found.costs.params, found.costs.active_params, found.costs.flops_per_token.forward):
+    for value in (result.costs.params, result.costs.active_params, result.costs.flops_per_token.forward):
         assert count_text(value) in words
 
 
@@ -233,8 +239,8 @@ def test_injection_and_mixing_are_told() -> None:
 )
 def test_options_of_blocks_are_told(inclusive: str, words: str) -> None:
     blocks = {"d": {**DEPTH, "span": inclusive}, "s": {**SEQ, "window": 3, "qk_norm": True}}
-    found = words_of({"recur": 5, "step": ["d", "s"]}, blocks=blocks)
-    assert {words, "5 slots", "window of 3", "RoPE · QK norm", "3 heads \u00d7 6, 1 kv"} <= set(found)
+    result = words_of({"recur": 5, "step": ["d", "s"]}, blocks=blocks)
+    assert {words, "5 slots", "window of 3", "RoPE · QK norm", "3 heads \u00d7 6, 1 kv"} <= set(result)
 
 
 def test_options_of_the_model_are_told_beside_its_sizes() -> None:
@@ -342,6 +348,6 @@ def test_operations_of_options_go_by_their_names_and_heads_are_words(
     name: str, message: tuple[str, ...]
 ) -> None:
     drawn = sound(load(Path(__file__).parents[2] / "specs" / "family" / f"{name}.yaml"))
-    found = [text.text for text in texts(drawn)]
-    assert {*message} <= {*found}
-    assert not [text for text in found if "{" in text or text == "by"]
+    results = [text.text for text in texts(drawn)]
+    assert {*message} <= {*results}
+    assert not [text for text in results if "{" in text or text == "by"]

@@ -56,9 +56,9 @@ print("done", len(sys.argv) - 1)
 
 
 def test_a_process_without_composer_runs_trains_and_generates_every_spec(tmp_path):
-    found = {name: spec for name, spec in shipped().items() if name != "dreamer-small"}
-    found |= {path.stem: composer.load(path) for path in sorted(FAMILY.glob("*.yaml"))}
-    for name, spec in found.items():
+    by_name = {name: spec for name, spec in shipped().items() if name != "dreamer-small"}
+    by_name |= {path.stem: composer.load(path) for path in sorted(FAMILY.glob("*.yaml"))}
+    for name, spec in by_name.items():
         model = composer.compile(shortened(spec, 12)).eval()
         write(model, tmp_path / name)
         assert not OF_OURS.search((tmp_path / name / "model.py").read_text()), name
@@ -69,13 +69,13 @@ def test_a_process_without_composer_runs_trains_and_generates_every_spec(tmp_pat
             kept = {"tokens": tokens, "logits": model(tokens), "made": made}
         torch.save(kept, tmp_path / name / "kept.pt")
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, *(str(tmp_path / name) for name in found)],
+        [sys.executable, "-c", ALONE, *(str(tmp_path / name) for name in by_name)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.stdout == f"done {len(found)}\n", done.stderr
+    assert done.stdout == f"done {len(by_name)}\n", done.stderr
 
 
 @samples(32)

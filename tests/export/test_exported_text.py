@@ -19,15 +19,15 @@ SHAPE = re.compile(r"\)  # \[([^\]]*)\](, complex)?$")
 
 def claims_of(source):
     """Return (name, shape) of each commented assignment, by the first line of the function that it is in."""
-    found, lines = defaultdict(list), source.splitlines()
+    result, lines = defaultdict(list), source.splitlines()
     functions = [each for each in ast.walk(ast.parse(source)) if isinstance(each, ast.FunctionDef)]
     for each in functions:
         for node in ast.walk(each):
             if isinstance(node, ast.Assign) and (shape := SHAPE.search(lines[node.end_lineno - 1])):
                 target = node.targets[0]
                 name = target.elts[0] if isinstance(target, ast.Tuple) else target
-                found[each.lineno].append((name.id, shape.group(1).split(", ")))
-    return found
+                result[each.lineno].append((name.id, shape.group(1).split(", ")))
+    return result
 
 
 @pytest.mark.parametrize("name", ["gpt2", "dreamer-sequential", "mixture-of-recursions-token", "mla"])
@@ -75,10 +75,10 @@ def test_torch_compile_traces_an_exported_model():
     exported = module_of(made.source).Model()
     exported.load_state_dict(made.weights)
     tokens = tokens_for(model.spec, 2, 7)
-    found = []
+    results = []
     for run in (exported, torch.compile(exported, backend="aot_eager")):
         exported.zero_grad()
         logits, loss = run(tokens, tokens)
         loss.backward()
-        found.append({"logits": logits, **{name: each.grad for name, each in exported.named_parameters()}})
-    close(*found, 1e-5)
+        results.append({"logits": logits, **{name: each.grad for name, each in exported.named_parameters()}})
+    close(*results, 1e-5)

@@ -113,5 +113,5 @@ def test_a_spec_equals_its_equations(stage):
     expected = F.linear(norm(w, "norm", stage(w, 4 * w["embedding"][tokens])), w["embedding"])
     probe(expected).backward()
     close({"logits": model(tokens).double()}, {"logits": expected}, 1e-4)
-    found = {key: each.double() for key, each in gradients(model, tokens).items()}
-    close(found, {key: each.grad for key, each in w.items()}, 1e-4)
+    by_name = {key: each.double() for key, each in gradients(model, tokens).items()}
+    close(by_name, {key: each.grad for key, each in w.items()}, 1e-4)

@@ -101,16 +101,16 @@ def test_probabilities_are_those_by_hand(name, temperature, top_k, top_p):
     # equal tokens may be taken in any order, so their probabilities are compared sorted
     logits = torch.tensor([LOGITS[name]])
     shares, tokens = Sampler(temperature, top_k, top_p)._shares(logits)
-    found = [0.0] * 6
+    results = [0.0] * 6
     for token, share in zip(
         range(6) if tokens is None else tokens[0].tolist(), shares[0].tolist(), strict=True
     ):
-        found[token] += share / shares.sum().item()
+        results[token] += share / shares.sum().item()
     wanted = shares_by_hand(LOGITS[name], temperature, top_k, top_p)
-    assert sorted(found) == pytest.approx(sorted(wanted), abs=1e-12)
+    assert sorted(results) == pytest.approx(sorted(wanted), abs=1e-12)
     for logit in {*LOGITS[name]}:
         alike = [n for n in range(6) if LOGITS[name][n] == logit]
-        assert sum(found[n] for n in alike) == pytest.approx(sum(wanted[n] for n in alike), abs=1e-12)
+        assert sum(results[n] for n in alike) == pytest.approx(sum(wanted[n] for n in alike), abs=1e-12)
 
 
 @pytest.mark.parametrize("drawn", [-1e-9, 0.0, 1.0 - 2**-53, 1.0])

@@ -35,15 +35,15 @@ def small(name):
 @pytest.fixture
 def made(monkeypatch):
     """The recorders that generations made."""
-    found = []
+    results = []
 
     class Noted(Replaying):
         def __init__(self):
             super().__init__()
-            found.append(self)
+            results.append(self)
 
     monkeypatch.setattr(recorded, "CudaGraphs", Noted)
-    return found
+    return results
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_generate_replays_where_it_is_told_to(made):
     wanted = model.generate(prompts, 8, seed=3)
     for choice, replays in (("on", 8), ("auto", 0), ("off", 0)):
         made.clear()
-        found = model.generate(prompts, 8, seed=3, cuda_graph=choice)
-        assert all(map(torch.equal, found, wanted))
+        result = model.generate(prompts, 8, seed=3, cuda_graph=choice)
+        assert all(map(torch.equal, result, wanted))
         assert sum(each.replays for each in made) == replays
 
 
@@ -128,8 +128,8 @@ def test_a_step_that_computes_something_else_is_not_replayed():
     ours(tokens[:, :4])
     plain(tokens[:, :4])
     with pytest.warns(UserWarning, match="off by"):
-        found = ours(tokens[:, 4:5])
-    torch.testing.assert_close(found, plain(tokens[:, 4:5]))
+        result = ours(tokens[:, 4:5])
+    torch.testing.assert_close(result, plain(tokens[:, 4:5]))
     torch.testing.assert_close(ours(tokens[:, 5:6]), plain(tokens[:, 5:6]))
 
 

@@ -66,6 +66,6 @@ def test_a_step_keeps_keys_and_values_of_the_tokens_that_run_it(route, monkeypat
     wanted, decode = [*counts], decoder(model, 9)
     for part in (tokens[:, :4], *tokens[:, 4:].split(1, 1)):
         decode(part)
-    found = [each.counts for each in decode.past._held.values() if isinstance(each, SelectedKVCache)]
-    assert torch.equal(torch.stack(found), torch.stack(wanted))
-    assert len({*torch.stack(found).flatten().tolist()}) > 2, "all rows ran as much"
+    results = [each.counts for each in decode.past._held.values() if isinstance(each, SelectedKVCache)]
+    assert torch.equal(torch.stack(results), torch.stack(wanted))
+    assert len({*torch.stack(results).flatten().tolist()}) > 2, "all rows ran as much"

@@ -201,10 +201,10 @@ def test_a_model_of_fused_operations_is_the_same_model(toys, again):
     plain = compiled(spec, "reference")
     fused = ComposedModel(spec, recompute=[*recomputable(compile_graph(spec))] if again else [])
     fused.load_state_dict(plain.state_dict())
-    found = [data for body, _ in graphs(fused.graph) for _, _, data in operations(body) if data.parts]
+    results = [data for body, _ in graphs(fused.graph) for _, _, data in operations(body) if data.parts]
     # two in each step; the sum that ends it goes to the next one
-    assert [type(data.op) for data in found] == [Toy, Toy]
-    assert all(data.recompute == again for data in found)
+    assert [type(data.op) for data in results] == [Toy, Toy]
+    assert all(data.recompute == again for data in results)
     tokens = tokens_for(spec)
     torch.testing.assert_close(fused(tokens), plain(tokens))
     close(gradients(fused, tokens), gradients(plain, tokens))

@@ -114,12 +114,12 @@ def index(graph, data, indices):
 
 
 def check(spec):
-    found, expected = Execution(spec), Simulation(spec)
+    got, expected = Execution(spec), Simulation(spec)
     rotary = {name: getattr(block, "rotary", False) for name, block in spec.blocks.items()}
-    assert found.events == [
+    assert got.events == [
         (name, slot, reads, step if rotary[name] else None) for name, slot, reads, step in expected.events
     ]
-    assert found.sizes == expected.sizes
+    assert got.sizes == expected.sizes
 
 
 @samples(150)
@@ -135,9 +135,9 @@ def test_each_case_numbers_slots_as_it_executes(case):
 
 def test_a_looped_stack_counts_on_through_its_layers():
     spec = make(tree({"d": DEPTH, "f": FFN}, {"recur": 2, "step": [{"stack": 3, "step": ["d", "f"]}]}))
-    found = Execution(spec)
-    assert found.events == [("d", n, n + 1, n) for n in range(6)]
-    assert found.sizes == [("d", 6)]
+    result = Execution(spec)
+    assert result.events == [("d", n, n + 1, n) for n in range(6)]
+    assert result.sizes == [("d", 6)]
 
 
 def test_side_by_side_in_a_step_is_one_depth():

@@ -150,15 +150,15 @@ STARTED = {"recur": 2, "start": "learned", "inject": "add", "step": ["f"]}
 def test_every_operation_has_a_place_of_its_own_and_runs_as_often_as_its_row_says(spec):
     seen = Counter()
     for graph in passes(compile_graph(spec)):
-        found = {}
+        results = {}
         for body, place in graphs(graph):
             path = ".".join(node for node, _ in place.loops)
             for node, operation, data in operations(body):
                 name = f"{path}.{node}" if path else node
-                assert name not in found
+                assert name not in results
                 held = isinstance(operation, (Loop, Input))
-                found[name] = 0 if held else place.at(data.active).executions
-        seen.update(found)
+                results[name] = 0 if held else place.at(data.active).executions
+        seen.update(results)
     rows = [row for row in composer.cost(spec).by_operation if row.operation != "Input"]
     assert rows
     assert all(seen[row.place] == row.executions for row in rows)

@@ -189,13 +189,13 @@ CASES = {
     },
     "options of entries, of a stage and of the model": {
         **(
-            found := tree(
+            result := tree(
                 ALL,
                 {"recur": 2, "step": ["ffn", {"use": "seq", "norm": "sandwich"}, "depth"], "norm": "post"},
                 {"recur": 2, "step": [{"parallel": ["seq", "expert"], "residual": "add"}, {"use": "ffn"}]},
             )
         ),
-        "model": {**found["model"], "residual": {"scale": 0.25}},
+        "model": {**result["model"], "residual": {"scale": 0.25}},
     },
     **{
         f"model, {options}": tree(

@@ -46,15 +46,15 @@ def test_what_runs_costs_what_is_declared(spec):
 def test_what_is_saved_is_what_is_declared(spec, again):
     model = shaken(spec, everything(spec) if again else ())
     length = spec.model.context
-    found = (alive(model, 5) - alive(model, 2)) / (3 * length)
-    assert saved_per_token(model.graph, length, FULL) == pytest.approx(found, rel=1e-12)
+    got = (alive(model, 5) - alive(model, 2)) / (3 * length)
+    assert saved_per_token(model.graph, length, FULL) == pytest.approx(got, rel=1e-12)
 
 
 def test_recomputing_costs_what_is_declared_and_changes_no_gradient(spec):
     plain, again = shaken(spec), shaken(spec, everything(spec))
     tokens = tokens_for(spec)
     expected = gradients(plain, tokens)
-    assert all(torch.equal(found, expected[name]) for name, found in gradients(again, tokens).items())
+    assert all(torch.equal(got, expected[name]) for name, got in gradients(again, tokens).items())
     declared = recompute_flops(again.graph, spec.model.context, full_mask=True)
     assert declared * 2 * spec.model.context == pytest.approx(ran(again) - ran(plain), rel=1e-12)
 
@@ -66,8 +66,8 @@ def test_the_peak_is_the_predicted_one(spec, again):
     chosen = everything(spec) if again else ()
     predicted = Memory(compile_graph(spec, recompute=chosen), Batch(16 * 256, 256, BF16)).total
     # at this size fake tensors take longer than real ones
-    found = measured(spec, 16, recompute=chosen, fake=False)
-    assert predicted == pytest.approx(found, rel=0.02 if again else 1e-4)
+    got = measured(spec, 16, recompute=chosen, fake=False)
+    assert predicted == pytest.approx(got, rel=0.02 if again else 1e-4)
 
 
 def regions_compute_the_same(spec, tokens, expected):

@@ -73,7 +73,7 @@ def check_other_steps(trained, built, steps):
     model.set_steps(steps)
     assert torch.equal(model(tokens), other(tokens))
     expected = gradients(other, tokens)
-    assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
+    assert all(torch.equal(got, expected[name]) for name, got in gradients(model, tokens).items())
     assert model.plan.costs.to_dict() == count(built).to_dict()
     return model
 

@@ -113,11 +113,11 @@ def latent_attention(row, config, name, at, x, step):
 def convolved(row, vectors, name):
     weights = row.w[name]
     size = weights.shape[1]
-    found = []
+    results = []
     for t in range(len(vectors)):
         seen = [(j, t - size + 1 + j) for j in range(size) if t - size + 1 + j >= 0]
-        found.append(F.silu(sum(weights[:, j] * vectors[s] for j, s in seen)))
-    return found
+        results.append(F.silu(sum(weights[:, j] * vectors[s] for j, s in seen)))
+    return results
 
 
 def gated_delta(row, config, name, at, x, step):
@@ -133,7 +133,7 @@ def gated_delta(row, config, name, at, x, step):
     out = []
     for t, vector in enumerate(x):
         write, forget = (row.project(scored[t], f"{at}.{role}") for role in ("write", "forget"))
-        found = []
+        results = []
         for h in range(config.heads):
             query, key = (made[role][t][h * keys : (h + 1) * keys] for role in ("query", "key"))
             query, key = (each / torch.sqrt(each @ each + 1e-6) for each in (query, key))
@@ -144,8 +144,8 @@ def gated_delta(row, config, name, at, x, step):
             erased = torch.eye(keys, dtype=key.dtype) - beta * torch.outer(key, key)
             value = made["value"][t][h * values : (h + 1) * values]
             states[h] = states[h] @ (alpha * erased) + beta * torch.outer(value, key)
-            found.append(row.norm(states[h] @ query / math.sqrt(keys), f"{at}.mix_norm"))
-        y = torch.cat(found)
+            results.append(row.norm(states[h] @ query / math.sqrt(keys), f"{at}.mix_norm"))
+        y = torch.cat(results)
         if config.gate:
             y = y * F.silu(row.project(vector, f"{at}.gate"))
         out.append(row.project(y, f"{at}.out"))

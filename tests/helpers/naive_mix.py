@@ -33,12 +33,12 @@ class Mix:
 
     def reads(self, entry):
         names = getattr(entry, "parallel", (getattr(entry, "use", entry),))
-        found = set()
+        results = set()
         for block in (self.row.spec.blocks[name] for name in names):
             attends = block.type in ("sequence_attention", "depth_attention")
-            found |= set("q" if getattr(block, "kv_from", None) else "qkv") if attends else {"input"}
+            results |= set("q" if getattr(block, "kv_from", None) else "qkv") if attends else {"input"}
         gates = getattr(entry, "combine", None) and entry.combine.name == "gate"
-        return found | {"input"} if gates else found
+        return results | {"input"} if gates else results
 
     def add(self, x, y, number):
         """The next state after an output y of a sublayer that read x."""

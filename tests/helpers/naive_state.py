@@ -15,14 +15,14 @@ def digest(text):
 def bits(key, count):
     """The first signed 32-bit numbers that are drawn from a key."""
     low, high = key % 2**32, key >> 32
-    found = []
+    results = []
     for n in range(count):
         x = n * 0x9E3779B9 % 2**32 ^ low
         for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
             x = ((x ^ x >> shift) * factor + high) % 2**32
         x ^= x >> 15
-        found.append(x - 2**32 if x >= 2**31 else x)
-    return found
+        results.append(x - 2**32 if x >= 2**31 else x)
+    return results
 
 
 def uniform(seed, purpose, count):

@@ -49,20 +49,20 @@ class Connection:
         n = len(h)
         if self.option.constrain == "none":
             normed = [stream / torch.sqrt((stream**2).mean() + 1e-6) for stream in h]
-            found = [torch.tanh(self.projection @ stream) for stream in normed]
+            results = [torch.tanh(self.projection @ stream) for stream in normed]
         else:
             every = torch.cat(list(h))
-            found = (self.projection @ (every / torch.sqrt((every**2).mean() + 1e-6))).split(
+            results = (self.projection @ (every / torch.sqrt((every**2).mean() + 1e-6))).split(
                 len(self.projection) // n
             )
-        a = torch.stack([self.read[j] + self.scales[0] * found[j][0] for j in range(n)])
-        b = torch.stack([self.write[j] + self.scales[1] * found[j][1] for j in range(n)])
+        a = torch.stack([self.read[j] + self.scales[0] * results[j][0] for j in range(n)])
+        b = torch.stack([self.write[j] + self.scales[1] * results[j][1] for j in range(n)])
         if self.option.constrain == "diagonal":
-            mix = torch.stack([self.mix[j] + self.scales[2] * found[j][2] for j in range(n)])
+            mix = torch.stack([self.mix[j] + self.scales[2] * results[j][2] for j in range(n)])
         else:
             mix = torch.stack(
                 [
-                    torch.stack([self.mix[i, j] + self.scales[2] * found[j][2 + i] for j in range(n)])
+                    torch.stack([self.mix[i, j] + self.scales[2] * results[j][2 + i] for j in range(n)])
                     for i in range(n)
                 ]
             )

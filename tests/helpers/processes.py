@@ -192,10 +192,10 @@ class Started:
 
     def alive(self):
         """The processes of the command's session, by id: zombies are not counted."""
-        found = []
+        results = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
                 state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
                 if int(session) == self.pid and state != "Z":
-                    found.append(int(path.parent.name))
-        return found
+                    results.append(int(path.parent.name))
+        return results

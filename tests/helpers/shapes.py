@@ -7,24 +7,24 @@ TEXT, GPT = "docs/examples/text-dreamer.yaml", "docs/examples/gpt.yaml"
 
 def shape(spec):
     """Every bounded number of each block: ratios to the width, head sizes, groups, experts per active one."""
-    width, found = spec.model.width, {("", "width"): spec.model.width}
+    width, result = spec.model.width, {("", "width"): spec.model.width}
     for name, block in spec.blocks.items():
         if hasattr(block, "kv_heads"):
             heads, kv_heads, head_dim = block.geometry(width)
             assert heads % kv_heads == 0
-            found |= {(name, "attention"): heads * head_dim / width, (name, "head_dim"): head_dim}
-            found[name, "group"] = heads // kv_heads
+            result |= {(name, "attention"): heads * head_dim / width, (name, "head_dim"): head_dim}
+            result[name, "group"] = heads // kv_heads
         if hasattr(block, "hidden"):
-            found[name, "hidden"] = getattr(block, "active", 1) * block.hidden / width
+            result[name, "hidden"] = getattr(block, "active", 1) * block.hidden / width
             if hasattr(block, "experts"):
-                found[name, "experts"] = block.experts / block.active
-    return found
+                result[name, "experts"] = block.experts / block.active
+    return result
 
 
 def outside(spec, base, bounds=None):
     """Which bounds a spec matched from `base` is outside of, those of the base itself widened to hold it."""
     bounds = bounds or ShapeBounds()
-    found = []
+    results = []
     own = shape(base)
     for (name, kind), value in shape(spec).items():
         was = own[name, kind]
@@ -38,5 +38,5 @@ def outside(spec, base, bounds=None):
         else:
             good = value == was or value in (bounds.head_dims if kind == "head_dim" else bounds.groups)
         if not good:
-            found.append((name, kind, value))
-    return found
+            results.append((name, kind, value))
+    return results

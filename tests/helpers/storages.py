@@ -60,9 +60,9 @@ def alive(model, batch):
     """Return the bytes that stand after the forward pass; tokens count where they are kept."""
     with Storages(model) as storages:
         loss = model.loss(tokens_for(model.spec, batch), tokens_for(model.spec, batch))
-    found = storages.bytes()
+    result = storages.bytes()
     del loss
-    return found
+    return result
 
 
 def attention(q, k, v, *rest, out_shape=None, **named):

@@ -106,18 +106,18 @@ def attention(draw, kind, width):
         "rope_base": st.sampled_from([500.0, 1e6, 123456.1, 123456.4]),
         "rope_scaling": st.sampled_from(SCALINGS).flatmap(scaled_by),
     }
-    found = draw(config(kind, given, without=(*sizes, "kv_from")))
-    if not found.get("rope", True):
-        found = {name: each for name, each in found.items() if not name.startswith("rope_")}
-    rotates = found.get("rope", found.get("rotary", True))
+    result = draw(config(kind, given, without=(*sizes, "kv_from")))
+    if not result.get("rope", True):
+        result = {name: each for name, each in result.items() if not name.startswith("rope_")}
+    rotates = result.get("rope", result.get("rotary", True))
     heads = draw(st.sampled_from([n for n in (1, 2, 3, 4) if n <= width]))
-    found["heads"] = heads
+    result["heads"] = heads
     if draw(st.booleans()):
-        found["kv_heads"] = draw(st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0]))
+        result["kv_heads"] = draw(st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0]))
     default = width // heads if width % heads == 0 else 0
     if not default or (rotates and default % 2) or draw(st.booleans()):
-        found["head_dim"] = draw(st.sampled_from([2, 4, 6, 10] if rotates else [1, 3, 4, 6]))
-    return found
+        result["head_dim"] = draw(st.sampled_from([2, 4, 6, 10] if rotates else [1, 3, 4, 6]))
+    return result
 
 
 @st.composite
@@ -130,31 +130,31 @@ def experts(draw, kind, width):
         "hidden": st.sampled_from([3, 8, 16]),
         "balance_rate": st.sampled_from([0, 0.001, 0.1]),
     }
-    found = draw(config(kind, given))
-    if width % 2 and found.get("depth_code", "rotary") == "rotary":
-        found["depth_code"] = draw(st.sampled_from(["none", "bias"]))
-    return found
+    result = draw(config(kind, given))
+    if width % 2 and result.get("depth_code", "rotary") == "rotary":
+        result["depth_code"] = draw(st.sampled_from(["none", "bias"]))
+    return result
 
 
 @st.composite
 def latents(draw, kind, width):
     """Draw latent attention, whose heads divide the width or have a size, some of it rotated in pairs."""
-    found = draw(config(kind, {"latent": st.integers(1, 6)}, without=("head_dim", "rope_dim")))
-    heads = found["heads"] = draw(st.sampled_from([n for n in (1, 2, 3) if n <= width]))
+    result = draw(config(kind, {"latent": st.integers(1, 6)}, without=("head_dim", "rope_dim")))
+    heads = result["heads"] = draw(st.sampled_from([n for n in (1, 2, 3) if n <= width]))
     if width % heads or width // heads % 4 or draw(st.booleans()):
-        found["head_dim"] = draw(st.sampled_from([4, 5, 8]))
-        found["rope_dim"] = draw(st.sampled_from([2, 4] if found["head_dim"] > 4 else [2]))
-    return found
+        result["head_dim"] = draw(st.sampled_from([4, 5, 8]))
+        result["rope_dim"] = draw(st.sampled_from([2, 4] if result["head_dim"] > 4 else [2]))
+    return result
 
 
 @st.composite
 def deltas(draw, kind, width):
     """Draw gated delta rules, whose heads divide the width or have a size."""
-    found = draw(config(kind, {"convolution": st.integers(0, 3)}, without=("head_dim",)))
-    heads = found["heads"] = draw(st.sampled_from([n for n in (1, 2, 3) if n <= width]))
+    result = draw(config(kind, {"convolution": st.integers(0, 3)}, without=("head_dim",)))
+    heads = result["heads"] = draw(st.sampled_from([n for n in (1, 2, 3) if n <= width]))
     if width % heads or draw(st.booleans()):
-        found["head_dim"] = draw(st.integers(1, 5))
-    return found
+        result["head_dim"] = draw(st.integers(1, 5))
+    return result
 
 
 @st.composite
@@ -162,11 +162,11 @@ def product_keys(draw, kind, width):
     """Draw experts found by product keys, as many as pairs of these; queries have halves."""
     keys = draw(st.integers(1, 4))
     given = {"experts": st.just(keys**2), "active": st.integers(1, keys), "heads": st.integers(1, 2)}
-    found = draw(config(kind, given, without=("key_dim",)))
-    heads = found.get("heads", 1)
+    result = draw(config(kind, given, without=("key_dim",)))
+    heads = result.get("heads", 1)
     if width % heads or width // heads % 2 or draw(st.booleans()):
-        found["key_dim"] = draw(st.sampled_from([2, 4]))
-    return found
+        result["key_dim"] = draw(st.sampled_from([2, 4]))
+    return result
 
 
 SHARED = ("kv_for",)
@@ -219,8 +219,8 @@ def stage(draw, names, levels, room):
         # no distribution of the examples goes beyond 3
         sampled = draw(config(Recur, {"steps": st.integers(1, 4)}))
         return {"recur": sampled, **draw(one_stage(names, levels, room // 4))}
-    found = draw(one_stage(names, levels, room // trips))
-    return {draw(st.sampled_from(["recur", "stack"])): trips, **found}
+    result = draw(one_stage(names, levels, room // trips))
+    return {draw(st.sampled_from(["recur", "stack"])): trips, **result}
 
 
 def task(kind, context):
@@ -321,17 +321,17 @@ def trees(draw, levels=3, room=8, widths=(5, 6, 8, 12, 16), trained=False):
     stages = draw(st.lists(stage(names, levels, room), min_size=1, max_size=3))
     sized = {name: draw(block(model["width"])) for name in dict.fromkeys(used(stages))}
     shared(draw, sized, stages)
-    found = {"schema": 1, "name": "generated", "model": model, "blocks": sized, "stages": stages}
-    found |= draw(REST)
+    by_name = {"schema": 1, "name": "generated", "model": model, "blocks": sized, "stages": stages}
+    by_name |= draw(REST)
     if trained and draw(st.booleans()):
-        found["model"] = {**model, "vocab": 300, "context": 32}
-        found["name"] = draw(st.sampled_from(["tiny", "1e5", "0x10", "x.y-z"]))
-        found["train"] = draw(train(32))
-        found["caps"] = caps = draw(CAPS)
+        by_name["model"] = {**model, "vocab": 300, "context": 32}
+        by_name["name"] = draw(st.sampled_from(["tiny", "1e5", "0x10", "x.y-z"]))
+        by_name["train"] = draw(train(32))
+        by_name["caps"] = caps = draw(CAPS)
         if isinstance(memory := caps.get("train_memory"), dict):
             # `train` says of how many tokens
             memory.pop("batch_tokens", None)
-    return allowed(found)
+    return allowed(by_name)
 
 
 def allowed(tree):

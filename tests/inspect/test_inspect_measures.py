@@ -35,7 +35,7 @@ def subject(case, **options):
     return made
 
 
-def found(measure, made):
+def values_of(measure, made):
     progress = []
     values = measure.run(made, lambda done, of: progress.append((done, of))).values
     assert all(done <= of for done, of in progress)
@@ -43,9 +43,9 @@ def found(measure, made):
 
 
 def test_a_file_is_a_measure_and_all_have_definitions():
-    found = find_measures()
-    assert len(found) == len(FILES) == len({each.name for each in found})
-    assert all(len(" ".join(each.definition)) > 100 for each in found)
+    result = find_measures()
+    assert len(result) == len(FILES) == len({each.name for each in result})
+    assert all(len(" ".join(each.definition)) > 100 for each in result)
 
 
 def test_scores_are_those_of_a_computation_by_hand():
@@ -73,7 +73,7 @@ def test_the_lens_says_what_the_model_says_if_it_stops_there(case):
     assert said[-1].equal(made.run())
     for step in range(1, made.steps):
         torch.testing.assert_close(said[step], made.run({made.stage: step}))
-    values = found(lens.MEASURE, made)
+    values = values_of(lens.MEASURE, made)
     whole = score(made.run(), made.targets)
     assert values["loss"]["all"][-1] == whole.loss["all"]
     assert values["accuracy"]["k5"][-1] == whole.accuracy["k5"]
@@ -85,14 +85,14 @@ def test_a_step_that_changes_nothing_has_cosine_1_and_kl_0():
     made = subject(one(FFN))
     with torch.no_grad():
         made.model.get_parameter("stages.0.step.0.b.down").zero_()
-    values = found(state.MEASURE, made)
+    values = values_of(state.MEASURE, made)
     assert values["kl"] == [0.0] * 3
     assert values["change"] == [0.0] * 3
     assert values["cosine"] == pytest.approx([1.0] * 3)
     assert values["norm"] == [values["norm"][0]] * 4
-    result = found(lens.MEASURE, made)
+    result = values_of(lens.MEASURE, made)
     assert result["gained"] == result["lost"] == [0.0] * 3
-    lost = found(knowledge.MEASURE, made)["steps"]
+    lost = values_of(knowledge.MEASURE, made)["steps"]
     whole = score(made.run(), made.targets)
     assert all(each["loss"] == whole.loss for each in lost.values())
 
@@ -127,7 +127,7 @@ def test_maps_of_depth_attention_are_the_weights_it_reads_by(case):
             weights = depth_map.weights[row]
             values = torch.where(weights.movedim(-1, 0).unsqueeze(-1) > 0, values, 0)
             torch.testing.assert_close(torch.einsum("bshn,nbshd->bshd", weights, values), read)
-    values = found(depth_maps.MEASURE, made)
+    values = values_of(depth_maps.MEASURE, made)
     assert {*values} == {f"{place.path}{place.name}" for place in places}
 
 
@@ -165,15 +165,15 @@ def test_experts_that_are_always_chosen_have_all_the_load_and_others_are_not_mis
     layer = "stages.0.step.2.expert"
     with torch.no_grad():
         made.model.get_buffer(f"{layer}.balance").copy_(torch.tensor([9e3, 0, 9e3, 0, 0]))
-    (values,) = found(experts.MEASURE, made).values()
+    (values,) = values_of(experts.MEASURE, made).values()
     assert values["load"] == [[0.5, 0, 0.5, 0, 0]] * 3
     assert values["effective experts"] == pytest.approx([2.0] * 3)
     assert values["load entropy"] == pytest.approx([math.log(2) / math.log(5)] * 3)
     assert values["overlap"] == [[1.0] * 3] * 3
-    (figures,) = found(diversity.MEASURE, made).values()
+    (figures,) = values_of(diversity.MEASURE, made).values()
     assert figures["distinct over depth"] == 2
     before = {name: each.clone() for name, each in made.model.state_dict().items()}
-    lost = found(knowledge.MEASURE, made)
+    lost = values_of(knowledge.MEASURE, made)
     assert lost["experts"]["2"]["loss"] == lost["loss"]
     assert lost["experts"]["1"]["loss"] != lost["loss"]
     assert {*lost["slots"]} == {*lost["steps"]} == {"1", "2", "3"}
@@ -185,7 +185,7 @@ def test_experts_that_are_always_chosen_have_all_the_load_and_others_are_not_mis
 
 def test_without_a_step_the_state_passes_by_it():
     made = subject(one(FFN))
-    whole = found(knowledge.MEASURE, made)
+    whole = values_of(knowledge.MEASURE, made)
     # steps of a block that sees the state alone: one step less is the model with one step less
     assert whole["steps"]["3"]["loss"] == pytest.approx(score(made.run({"stages.0": 2}), made.targets).loss)
     assert whole["left out"] == [
@@ -196,7 +196,7 @@ def test_without_a_step_the_state_passes_by_it():
 
 def test_quality_against_steps_holds_the_trained_number_and_goes_to_four_times():
     made = subject(DREAMER)
-    values = found(steps.MEASURE, made)
+    values = values_of(steps.MEASURE, made)
     assert values["trained"] == 3
     assert values["steps"] == [2, 3, 4, 6, 9, 12]
     whole = score(made.run(), made.targets)
@@ -226,10 +226,10 @@ def test_untied_layers_have_experts_of_their_own():
     (routing,) = routings(made)
     assert not routing.tied
     assert routing.pool == 10
-    (values,) = found(experts.MEASURE, made).values()
+    (values,) = values_of(experts.MEASURE, made).values()
     assert "overlap" not in values
     assert "No experts: layers have experts of their own" in " ".join(
-        found(knowledge.MEASURE, made)["left out"]
+        values_of(knowledge.MEASURE, made)["left out"]
     )
 
 

@@ -51,5 +51,5 @@ def test_every_config_of_the_language_is_looked_at():
 
 
 def test_a_new_field_is_seen_everywhere(seen):
-    missing = {config: [part for part, found in seen[config].items() if not found] for config in KNOWN}
+    missing = {config: [part for part, result in seen[config].items() if not result] for config in KNOWN}
     assert {config: parts for config, parts in missing.items() if parts} == {}

@@ -189,23 +189,23 @@ def cases() -> list[tuple[str, tuple[Any, ...], str, Any]]:
         **{config: ("blocks", name) for name, config in block_types().items()},
         **dict.fromkeys(data_tasks().values(), ("train", "data")),
     }
-    found = []
+    results = []
     for config, path in places.items():
         given = OTHER[config.__name__]
         assert given.keys() == {f.alias or n for n, f in config.model_fields.items()}, config
         # documents take data with a token between them
         those = {key: value for key, value in given.items() if value is not None and key != "documents"}
-        found += [(config.__name__, path, key, value) for key, value in those.items()]
+        results += [(config.__name__, path, key, value) for key, value in those.items()]
     capped = {"step_time": {"device": "h100", "hard": "1s"}}
-    found += [("Caps", ("caps",), key, capped.get(key, 10**16)) for key in spec.Caps.model_fields]
-    found.append(("Schedule", ("train", "schedule"), "shape", "sqrt"))
+    results += [("Caps", ("caps",), key, capped.get(key, 10**16)) for key in spec.Caps.model_fields]
+    results.append(("Schedule", ("train", "schedule"), "shape", "sqrt"))
     schedule = {"warmup": ("stable", 0.7), "stable": ("decay", 0.15), "decay": ("warmup", 0.1)}
     assert schedule.keys() | {"shape"} == spec.Schedule.model_fields.keys()
     for key, (other, share) in schedule.items():
         values = {"warmup": 0.05, "stable": 0.75, "decay": 0.2, other: share}
         values[key] = round(1 - sum(values[name] for name in values if name != key), 6)
-        found.append(("Schedule", ("train",), "schedule", values))
-    return found
+        results.append(("Schedule", ("train",), "schedule", values))
+    return results
 
 
 def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spec, Spec]:
@@ -368,8 +368,8 @@ def test_blocks_that_swapped_names_are_the_same_architecture() -> None:
     words = re.split(r"\b(seq|depth)\b", TINY)
     swapped = loads("".join(names.get(word, word) for word in words))
     assert block_pairs(loads(TINY), swapped) == {"seq": "depth", "depth": "seq", "expert": "expert"}
-    found = list(differences(loads(TINY), swapped))
-    assert found == [
+    got = list(differences(loads(TINY), swapped))
+    assert got == [
         Difference("names", "blocks.seq", "is called depth"),
         Difference("names", "blocks.depth", "is called seq"),
     ]

@@ -30,9 +30,9 @@ def test_a_fault_names_its_place_and_what_was_expected(
     old: str, new: str, place: str, message: list[str]
 ) -> None:
     assert old in TINY
-    found = [line for line in faults(TINY.replace(old, new, 1)) if line.startswith(f"x.yaml:{place}")]
-    assert found, "\n".join(faults(TINY.replace(old, new, 1)))
-    assert [words for words in message if words not in found[0]] == []
+    results = [line for line in faults(TINY.replace(old, new, 1)) if line.startswith(f"x.yaml:{place}")]
+    assert results, "\n".join(faults(TINY.replace(old, new, 1)))
+    assert [words for words in message if words not in results[0]] == []
 
 
 def test_no_fault_speaks_pydantic() -> None:

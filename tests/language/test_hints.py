@@ -55,8 +55,8 @@ def literals(hint: object) -> list[object]:
     if isinstance(hint, WiringUnion):
         return [*hint.options]
     args = (*get_args(hint), *getattr(hint, "__metadata__", ()))
-    found = [value for arg in args for value in literals(arg)]
-    return found or ([hint] if isinstance(hint, str | int) else [])
+    results = [value for arg in args for value in literals(arg)]
+    return results or ([hint] if isinstance(hint, str | int) else [])
 
 
 def test_notes_speak_of_fields_that_exist_and_of_no_word_that_has_a_target() -> None:

@@ -120,7 +120,7 @@ WRONG: list[tuple[list[str | int], Any]] = [
 def test_wrong_documents_are_refused_here_and_there(path: list[str | int], value: Any) -> None:
     document = copy.deepcopy(plain(read(TINY, "x")))
     parent = reduce(
-        lambda found, step: found.setdefault(step, {}) if isinstance(found, dict) else found[step],
+        lambda result, step: result.setdefault(step, {}) if isinstance(result, dict) else result[step],
         path[:-1],
         document,
     )

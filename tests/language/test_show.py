@@ -63,11 +63,11 @@ def test_a_value_written_as_its_default_says_is_no_difference() -> None:
     )
 )
 def test_every_scalar_reads_back_as_it_was(value: Any) -> None:
-    found = read(f"a: {_scalar(value)}", "x").plain["a"]
+    source = read(f"a: {_scalar(value)}", "x").plain["a"]
     if isinstance(value, str):
-        found = found.replace("$${", "${")
-    assert type(found) is type(value)
-    assert found == value or value != value
+        source = source.replace("$${", "${")
+    assert type(source) is type(value)
+    assert source == value or value != value
 
 
 def test_a_path_with_a_reference_in_it_survives() -> None:

@@ -109,7 +109,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_faults_of_two_mistakes_are_those_of_each(tree: Any, changes: list[tuple[str, Any]]) -> None:
     alone = {path: faults(tree, (path, value)) for path, value in changes}
-    assert [path for path, found in alone.items() if len(found) != 1] == []
+    assert [path for path, result in alone.items() if len(result) != 1] == []
     for one, other in combinations(changes, 2):
         if not overlap(one[0], other[0]) and {one[0], other[0]} != DEPENDENT:
             assert faults(tree, one, other) == alone[one[0]] | alone[other[0]], (one, other)

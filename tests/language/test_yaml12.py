@@ -24,8 +24,8 @@ from composer.language.parsing.yaml12 import read, scalar
     ],
 )  # fmt: skip
 def test_scalars_follow_the_core_schema(text: str, value: object) -> None:
-    found = scalar(text)
-    assert (found, type(found)) == (value, type(value))
+    result = scalar(text)
+    assert (result, type(result)) == (value, type(value))
     assert read(f"- {text}", "x").plain == (value,)
 
 

@@ -144,13 +144,13 @@ class Casts(TorchDispatchMode):
 
 
 def test_under_autocast_weights_are_cast_once_for_all_steps():
-    found = []
+    results = []
     for steps in (1, 4):
         blocks = {**ALL, "expert": GROUPED}
         model = compiled(tree(blocks, {"recur": steps, "step": [*blocks]}, width=16))
         tokens = tokens_for(model.spec, 3)
         with Casts(tokens) as casts, torch.autocast("cpu", torch.bfloat16):
             model.loss(tokens, tokens)
-        found.append(casts.found)
-    assert len(found[0]) > 5
-    assert found[0] == found[1]
+        results.append(casts.found)
+    assert len(results[0]) > 5
+    assert results[0] == results[1]

@@ -145,12 +145,14 @@ def test_it_is_a_state_and_no_parameter():
 def test_the_same_seed_trains_to_the_same_losses_to_the_bit():
     def losses():
         model = compiled(spec(), shaken=None)
-        found = []
+        results = []
         hook = lightning.pytorch.callbacks.LambdaCallback(
-            on_train_batch_end=lambda trainer, module, outputs, batch, n: found.append(outputs["loss"].item())
+            on_train_batch_end=lambda trainer, module, outputs, batch, n: results.append(
+                outputs["loss"].item()
+            )
         )
         trainer(callbacks=[hook]).fit(model, batches(model, 8), batches(model, 1))
-        return found, model.state_dict()
+        return results, model.state_dict()
 
     (first, weights), (second, again) = losses(), losses()
     assert len(set(first)) == 8

@@ -97,8 +97,8 @@ def test_at_32_steps_every_weight_has_a_gradient(case):
         assert parameter.grad.isfinite().all(), name
         if name == "stages.0.layers.0.1.depth.query":
             continue  # the first layer of a stack sees its own slot alone, with a weight of 1
-        found = parameter.grad.flatten(1) if parameter.ndim > 1 else parameter.grad[None]
-        reached = (found.abs().amax(1) > 0).float().mean()
+        result = parameter.grad.flatten(1) if parameter.ndim > 1 else parameter.grad[None]
+        reached = (result.abs().amax(1) > 0).float().mean()
         # an expert that no token chose has no gradient
         assert reached >= (0.75 if name.endswith((".gate_up", ".down")) else 1), name
 

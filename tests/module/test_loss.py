@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import DREAMER, FFN, tree
-from head_losses import drawn, exact, found, near, plain
+from head_losses import drawn, exact, loss_and_gradients, near, plain
 from models import close, compiled, tokens_for
 from strategies import make
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,7 +34,7 @@ def test_loss_and_gradients_are_those_of_the_head_and_the_loss(size, dtype, tole
     given = drawn(*size, dtype=dtype)
     if size == (1, 1):
         given[1].fill_(3)
-    got = found(*given)
+    got = loss_and_gradients(*given)
     assert [each.dtype for each in got] == [dtype] * 3
     near(got, exact(*given), tolerance)
 
@@ -44,7 +44,7 @@ def test_loss_and_gradients_are_those_of_the_head_and_the_loss(size, dtype, tole
 def test_products_in_half_precision_sum_up_in_full(dtype, tolerance, whole):
     given = drawn(length=50, dtype=dtype if whole else torch.float32)
     with torch.autocast("cpu", dtype, enabled=not whole):
-        got = found(*given)
+        got = loss_and_gradients(*given)
     assert [each.dtype for each in got] == [torch.float32, given[0].dtype, given[0].dtype]
     near(got, exact(*given), tolerance)
 
@@ -58,7 +58,7 @@ def test_small_gradients_outlive_fp16_where_the_loss_is_scaled():
 
 def test_without_targets_that_count_the_loss_and_its_gradients_are_0():
     x, targets, weight = drawn()
-    for each in found(x, targets.fill_(-100), weight):
+    for each in loss_and_gradients(x, targets.fill_(-100), weight):
         assert not each.any()
 
 
@@ -73,16 +73,16 @@ def test_targets_outside_of_the_vocabulary_are_refused(target):
 @pytest.mark.parametrize("frozen", [0, 2])
 def test_what_wants_no_gradient_gets_none(frozen):
     given = drawn()
-    wanted = found(*given)
+    wanted = loss_and_gradients(*given)
     given[frozen].requires_grad_(False)
     del wanted[1 + frozen // 2]
-    near(found(*given), [each.double() for each in wanted], 1e-6)
+    near(loss_and_gradients(*given), [each.double() for each in wanted], 1e-6)
 
 
 def test_strided_inputs_give_the_same():
     x, targets, weight = drawn(batch=4, length=6)
     turned, targets = x.detach().transpose(0, 1).requires_grad_(), targets.T
-    near(found(turned, targets, weight), exact(turned, targets, weight), 1e-6)
+    near(loss_and_gradients(turned, targets, weight), exact(turned, targets, weight), 1e-6)
 
 
 def test_a_kept_graph_gives_its_gradients_again_to_the_bit():
@@ -133,20 +133,20 @@ def untied(tied):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_models_give_the_losses_and_gradients_of_the_reference(tied, autocast, monkeypatch):
-    found = []
+    results = []
     for limit in (1, 2**40):
         monkeypatch.setattr(chunks, "CHUNK_BYTES", limit)
         model = compiled(untied(tied))
         batches = [tokens_for(model.spec, 2, 7), tokens_for(model.spec, 3, 5, seed=1)]
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found.append({"logits": model(batches[0])})
+            results.append({"logits": model(batches[0])})
             for tokens in batches:  # micro-batches
                 loss = model.loss(tokens, tokens.masked_fill(tokens == 3, -100)) / 2
                 loss.backward()
         assert [operation_of(model)] == ([HeadLoss] if limit == 1 else [CrossEntropy])
-        found[-1].update({name: parameter.grad for name, parameter in model.named_parameters()})
-    assert torch.equal(found[0].pop("logits"), found[1].pop("logits"))
-    close(*found, 0.05 if autocast else 1e-5)
+        results[-1].update({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert torch.equal(results[0].pop("logits"), results[1].pop("logits"))
+    close(*results, 0.05 if autocast else 1e-5)
 
 
 def operation_of(model):

@@ -21,8 +21,8 @@ def active(model, spec):
     for name, parameter in model.named_parameters():
         block = spec.blocks.get(name.split(".")[-2] if "." in name else "")
         routed = block and block.type == "expert_attention" and parameter.ndim == 3
-        found = block and block.type == "product_key_experts" and name.endswith((".up", ".down"))
-        chosen = block.active * block.heads if found else block.active if routed else len(parameter)
+        result = block and block.type == "product_key_experts" and name.endswith((".up", ".down"))
+        chosen = block.active * block.heads if result else block.active if routed else len(parameter)
         total += parameter[:chosen].numel()
     return total
 

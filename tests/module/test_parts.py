@@ -105,8 +105,8 @@ def test_hooks_for_all_modules_see_parts_too():
     with FlopCounterMode(display=False) as counter:
         model.loss(tokens, tokens)
     whole = counter.get_total_flops()
-    by_module = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
-    blocks = [found for name, found in by_module.items() if name.rpartition(".")[2] in ("seq", "depth")]
+    by_module = {name: sum(result.values()) for name, result in counter.get_flop_counts().items()}
+    blocks = [result for name, result in by_module.items() if name.rpartition(".")[2] in ("seq", "depth")]
     assert len(blocks) == 2
     assert 0 < min(blocks) <= max(blocks) < whole
 
@@ -199,7 +199,7 @@ def test_costs_are_the_same_while_hooks_are_registered():
     handle = model.stages[0].register_forward_hook(lambda module, given, made: None)
     model(tokens)
     assert model.plan.graph is not plan.graph
-    found, expected = model.plan.costs, plan.costs
-    assert (found.by_block, found.flops_per_token) == (expected.by_block, expected.flops_per_token)
-    assert found.train_memory.total == expected.train_memory.total
+    got, expected = model.plan.costs, plan.costs
+    assert (got.by_block, got.flops_per_token) == (expected.by_block, expected.flops_per_token)
+    assert got.train_memory.total == expected.train_memory.total
     handle.remove()

@@ -173,8 +173,8 @@ def test_an_output_that_its_own_operation_keeps_is_made_again():
 
 def check_kept(model):
     length = model.spec.model.context
-    found = (alive(model, 5) - alive(model, 2)) / (3 * length)
-    assert saved_per_token(model.graph, length, FULL) == pytest.approx(found, rel=1e-12)
+    got = (alive(model, 5) - alive(model, 2)) / (3 * length)
+    assert saved_per_token(model.graph, length, FULL) == pytest.approx(got, rel=1e-12)
 
 
 @pytest.mark.parametrize("case", SOME)
@@ -224,8 +224,8 @@ def test_what_runs_again_costs_what_is_declared(example):
     spec, some = example
     model = model_of(spec, some)
     declared = recompute_flops(model.graph, spec.model.context, full_mask=True)
-    found = counted(model) - counted(model_of(spec))
-    assert declared * 2 * spec.model.context == pytest.approx(found, rel=1e-12)
+    got = counted(model) - counted(model_of(spec))
+    assert declared * 2 * spec.model.context == pytest.approx(got, rel=1e-12)
 
 
 @samples(30)

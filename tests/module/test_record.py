@@ -42,15 +42,15 @@ def check_unchanged(tree, **options):
     tokens = tokens_for(model.spec)
     expected = {**gradients(same, tokens), "logits": same.eval()(tokens)}
     with composer.record(model, "*") as r:
-        found = gradients(model, tokens)
+        grads = gradients(model, tokens)
         recorded = {name for name in r.names if name in r._values}
-        found["logits"] = model.eval()(tokens)
-        assert r["head"].equal(found["logits"])
+        grads["logits"] = model.eval()(tokens)
+        assert r["head"].equal(grads["logits"])
         model.loss(tokens, tokens)
         recorded |= {name for name in r.names if name in r._values}
     assert recorded == {*composer.value_names(model)}
-    assert found.keys() == expected.keys()
-    assert all(found[name].equal(expected[name]) for name in found)
+    assert grads.keys() == expected.keys()
+    assert all(grads[name].equal(expected[name]) for name in grads)
     states, others = dict(model.named_buffers()), dict(same.named_buffers())
     assert all(states[name].equal(others[name]) for name in others)
     assert model(tokens).equal(expected["logits"])
@@ -126,8 +126,8 @@ def test_every_name_is_tapped_on_the_plan_of_a_gpu(dtype, apart):
     spec = compiled(CASES["dreamer, grouped"]).spec
     names = frozenset(composer.value_names(spec))
     graph = compile_graph(spec, Target("cuda", dtype), apart=apart, taps=Taps(0, names))
-    found = [name for each in _taps(graph) for name in each.names if name]
-    assert sorted(found) == sorted(names)
+    results = [name for each in _taps(graph) for name in each.names if name]
+    assert sorted(results) == sorted(names)
 
 
 def _taps(graph):

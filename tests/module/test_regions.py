@@ -95,16 +95,16 @@ def test_outputs_and_gradients_are_those_of_plain_code(counted, case):
 
 
 def test_the_number_of_steps_compiles_nothing_more(counted):
-    found = {}
+    results = {}
     for steps in (3, 12):
         torch._dynamo.reset()
         given, before = spec(recur=steps), counted.frame_count
         model = ComposedModel(given, torch_compile="on")
         for _ in range(2):
             run(model, tokens_for(given))
-        found[steps] = counted.frame_count - before
+        results[steps] = counted.frame_count - before
     # regions once; depth attention, both ways, for one slot and for any number
-    assert found[3] == found[12] < 15
+    assert results[3] == results[12] < 15
 
 
 def test_only_training_runs_compiled(counted):

@@ -28,8 +28,8 @@ class Gradients(lightning.Callback):
         self.steps = []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        found = {name: weight.grad.clone() for name, weight in pl_module.named_parameters()}
-        self.steps.append((found, float(pl_module.step_loss)))
+        by_name = {name: weight.grad.clone() for name, weight in pl_module.named_parameters()}
+        self.steps.append((by_name, float(pl_module.step_loss)))
 
 
 @cache

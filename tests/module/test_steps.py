@@ -23,10 +23,10 @@ def spec(steps, inner=2, block="f", other=FFN, at=None):
 def test_it_computes_what_a_model_of_as_many_steps_does(steps, inner, at):
     trained, built = spec(3, at=at), spec(steps, inner, at=at)
     model = check_other_steps(trained, built, {"stages.0": steps, "stages.0.1": inner})
-    tokens, found = tokens_for(trained), compiled(built, shaken=None)
-    found.load_state_dict(model.state_dict())
+    tokens, result = tokens_for(trained), compiled(built, shaken=None)
+    result.load_state_dict(model.state_dict())
     hook = model.stages[0].register_forward_hook(lambda *_: None)
-    assert torch.allclose(model(tokens), found(tokens), atol=1e-5)
+    assert torch.allclose(model(tokens), result(tokens), atol=1e-5)
     hook.remove()
     model.set_steps({})
     assert torch.equal(model(tokens), compiled(trained)(tokens))

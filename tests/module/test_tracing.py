@@ -50,7 +50,7 @@ def test_the_code_that_is_printed_computes_what_the_model_does(name):
     for code in [model.code, *(stage.code for stage in stages)]:
         for each in getattr(code, "codes", [code]):
             ((_, text),) = each.sources("any")
-            found = {}
-            exec(text, found)
-            each.plain = partial(found["forward"], each.plain)
+            results = {}
+            exec(text, results)
+            each.plain = partial(results["forward"], each.plain)
     assert torch.equal(model(tokens), expected)

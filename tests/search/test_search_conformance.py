@@ -44,9 +44,9 @@ def test_every_sampler_conforms(name, check):
 
 @pytest.fixture(scope="module")
 def server():
-    found = Server()
-    yield found
-    found.remove()
+    server = Server()
+    yield server
+    server.remove()
 
 
 @pytest.mark.parametrize("check", of_stores.CHECKS)

@@ -59,7 +59,7 @@ def test_more_steps_than_run_are_all_steps():
     whole.load_state_dict(short.state_dict())
     tokens = tokens_for(short.spec)
     expected = gradients(whole, tokens)
-    assert all(torch.equal(found, expected[name]) for name, found in gradients(short, tokens).items())
+    assert all(torch.equal(got, expected[name]) for name, got in gradients(short, tokens).items())
     assert count(short.spec).to_dict() == count(whole.spec).to_dict()
     more = with_steps(short.spec, {"stages.0": 7})
     assert count(more).flops_per_token.backward == count(short.spec).flops_per_token.backward
@@ -90,10 +90,10 @@ def test_what_would_not_be_trained_is_refused(stages, words):
 
 
 def test_a_loss_that_reads_every_step_is_refused():
-    found = tree({"f": FFN}, recurrent(1, step=("f",)))
-    found["model"]["loss"] = {"steps": "uniform"}
+    plain = tree({"f": FFN}, recurrent(1, step=("f",)))
+    plain["model"]["loss"] = {"steps": "uniform"}
     with pytest.raises(SpecError, match="all beside loss: steps, which reads every step"):
-        make(found)
+        make(plain)
 
 
 def test_beside_a_slot_of_the_input_it_is_refused_since_its_weights_would_not_be_trained():

@@ -24,9 +24,9 @@ ACT = {"act": 0.1, "threshold": 0.8}
 
 def spec_of(*stages, **model):
     blocks = {name: block for name, block in BLOCKS.items() if f"'{name}'" in str(stages)}
-    found = tree(blocks, *stages)
-    found["model"] |= model
-    return make(found)
+    plain = tree(blocks, *stages)
+    plain["model"] |= model
+    return make(plain)
 
 
 def halting(steps=4, step=("s", "f"), **rest):
@@ -71,8 +71,8 @@ def test_the_ponder_cost_is_that_of_the_listing():
         },
         1e-6,
     )
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    close(found, {name: weight.grad for name, weight in weights.items()}, 1e-5)
+    by_name = {name: parameter.grad for name, parameter in model.named_parameters()}
+    close(by_name, {name: weight.grad for name, weight in weights.items()}, 1e-5)
 
 
 def test_a_step_moves_what_is_returned_by_its_weight_only():
@@ -97,9 +97,9 @@ def test_it_runs_in_lower_precision():
     tokens = tokens_for(model.spec)
     expected = gradients(model, tokens)
     with torch.autocast("cpu", torch.bfloat16):
-        found = gradients(model, tokens)
-    assert all(gradient.isfinite().all() for gradient in found.values())
-    assert found.keys() == expected.keys()
+        grads = gradients(model, tokens)
+    assert all(gradient.isfinite().all() for gradient in grads.values())
+    assert grads.keys() == expected.keys()
 
 
 def test_its_weights_are_counted_once():

@@ -52,9 +52,9 @@ def apart(step=("s", "d", "f"), train=None, steps=3, **rest):
 
 def spec(*stages, model=(), **rest):
     blocks = {name: block for name, block in BLOCKS.items() if f"'{name}'" in str(stages)}
-    found = tree(blocks, *stages)
-    found["model"] = {**found["model"], "vocab": 300, "context": 32, **dict(model)}
-    return make({**found, **rest})
+    plain = tree(blocks, *stages)
+    plain["model"] = {**plain["model"], "vocab": 300, "context": 32, **dict(model)}
+    return make({**plain, **rest})
 
 
 CORE = {"step": ("s", "f"), "inject": "diagonal", "start": "noise", "backprop": {"last": 2}}
@@ -79,10 +79,10 @@ BLOCKS["i"] = {**DEPTH, "input": True}
 @pytest.mark.parametrize("name", CASES)
 def test_each_row_is_that_of_a_model_with_its_number_of_steps(name):
     place, *stages = CASES[name]
-    found = spec(*stages)
-    training_graphs(found)
-    model = compiled(found).double().eval()
-    tokens = tokens_for(found, len(ROWS))
+    built = spec(*stages)
+    training_graphs(built)
+    model = compiled(built).double().eval()
+    tokens = tokens_for(built, len(ROWS))
     weights = torch.randn(4, 32, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = model(tokens, steps={place: ROWS})
     (y * weights).sum().backward()
@@ -96,7 +96,7 @@ def test_each_row_is_that_of_a_model_with_its_number_of_steps(name):
         got = torch.zeros(()) if together[name] is None else together[name]
         assert torch.allclose(got, torch.zeros(()) if weight.grad is None else weight.grad, atol=1e-9), name
     # evaluation has nothing of it
-    assert "keep_rows" not in make_plan(found).text
+    assert "keep_rows" not in make_plan(built).text
     if name != "inside, skipped":
         assert torch.equal(model(tokens), model(tokens, steps={place: 3}))
 
@@ -138,12 +138,12 @@ def test_losses_of_each_step_are_refused_and_so_are_other_numbers_of_rows():
 
 
 def test_numbers_depend_on_the_place_in_the_batch_however_it_is_split():
-    found = spec(apart(), train=TRAIN)
+    built = spec(apart(), train=TRAIN)
 
     def numbers(ranks, micro_batches):
         rows = 16 // ranks // micro_batches
         drawn = [
-            drawn_steps(found, 3, m, rows, rank, ranks)["stages.0"]
+            drawn_steps(built, 3, m, rows, rank, ranks)["stages.0"]
             for m, rank in product(range(micro_batches), range(ranks))
         ]
         for m in range(micro_batches):
@@ -153,24 +153,24 @@ def test_numbers_depend_on_the_place_in_the_batch_however_it_is_split():
 
     assert len({*numbers(1, 1)}) == 4
     assert numbers(1, 1) == numbers(1, 2) == numbers(2, 2) == numbers(4, 1)
-    assert drawn_steps(found, 3, 1)["stages.0"].rows == (*numbers(1, 2)[8:],)
-    assert numbers(1, 1) != [n for m in range(2) for n in drawn_steps(found, 4, m)["stages.0"].rows]
+    assert drawn_steps(built, 3, 1)["stages.0"].rows == (*numbers(1, 2)[8:],)
+    assert numbers(1, 1) != [n for m in range(2) for n in drawn_steps(built, 4, m)["stages.0"].rows]
 
 
 def test_what_runs_is_the_largest_of_as_many_draws_as_there_are_rows():
-    found = spec(apart(), train=TRAIN)
-    shares = {numbers["stages.0"]: share for share, numbers in step_mix(found)}
+    built = spec(apart(), train=TRAIN)
+    shares = {numbers["stages.0"]: share for share, numbers in step_mix(built)}
     ends = [0, *((n / 4) ** 8 for n in range(1, 5))]
     assert shares == pytest.approx({n: ends[n] - ends[n - 1] for n in range(1, 5)})
-    drawn = Counter(drawn_steps(found, n, 0)["stages.0"] for n in range(2000))
+    drawn = Counter(drawn_steps(built, n, 0)["stages.0"] for n in range(2000))
     assert drawn[4] / 2000 == pytest.approx(shares[4], abs=0.03)
-    rows = Counter(n for step in range(500) for n in drawn_steps(found, step, 0)["stages.0"].rows)
+    rows = Counter(n for step in range(500) for n in drawn_steps(built, step, 0)["stages.0"].rows)
     assert all(abs(rows[n] / 4000 - 0.25) < 0.035 for n in range(1, 5))
-    assert trained_steps(found)["stages.0"].expected == pytest.approx(sum(n * s for n, s in shares.items()))
-    costs = count(found)
-    each = sum(share * count(with_steps(found, {"stages.0": n})).train_flops for n, share in shares.items())
+    assert trained_steps(built)["stages.0"].expected == pytest.approx(sum(n * s for n, s in shares.items()))
+    costs = count(built)
+    each = sum(share * count(with_steps(built, {"stages.0": n})).train_flops for n, share in shares.items())
     assert costs.train_flops == pytest.approx(each, abs=1)
-    assert costs.flops_per_token == count(with_steps(found, {"stages.0": 3})).flops_per_token
+    assert costs.flops_per_token == count(with_steps(built, {"stages.0": 3})).flops_per_token
     # one sequence at a time draws as a batch does
     single = spec(apart(), train={**TRAIN, "batch_tokens": 32, "accumulate": 1})
     single = {numbers["stages.0"]: share for share, numbers in step_mix(single)}
@@ -179,11 +179,11 @@ def test_what_runs_is_the_largest_of_as_many_draws_as_there_are_rows():
 
 @pytest.mark.parametrize("name", ["depth attention", "streams", "halting", "inside a stage", "truncated"])
 def test_memory_is_that_of_the_largest_number(name):
-    found = spec(*CASES[name][1:])
-    graph = longest_graph(found, compile_graph(found))
+    built = spec(*CASES[name][1:])
+    graph = longest_graph(built, compile_graph(built))
     predicted = Memory(graph, Batch(16 * 32, 32, BF16)).total
-    assert predicted == pytest.approx(measured(found, 16, fake=False), rel=0.01)
-    model = ComposedModel(found)
+    assert predicted == pytest.approx(measured(built, 16, fake=False), rel=0.01)
+    model = ComposedModel(built)
     model.set_steps({CASES[name][0]: RowSteps(4)})
     check_saved(model)
 
@@ -192,13 +192,13 @@ def test_memory_is_that_of_the_largest_number(name):
 @pytest.mark.parametrize("name", ["depth attention", "truncated"])
 @pytest.mark.parametrize("way", [way for way in MODES if way != "other numbers of steps"])
 def test_it_trains_in_every_way(name, way):
-    found = spec(*CASES[name][1:])
-    MODES[way](found.model_dump(by_alias=True, exclude_none=True))
+    built = spec(*CASES[name][1:])
+    MODES[way](built.model_dump(by_alias=True, exclude_none=True))
 
 
 def test_a_trainer_draws_for_each_sequence():
-    found = spec(apart(), train=TRAIN)
-    model = composer.compile(found)
+    built = spec(apart(), train=TRAIN)
+    model = composer.compile(built)
     seen = []
     real = ComposedModel._losses
 
@@ -209,7 +209,7 @@ def test_a_trainer_draws_for_each_sequence():
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
     with patch.object(ComposedModel, "_losses", losses):
         trainer = lightning.Trainer(**options, accelerator="cpu", enable_model_summary=False)
-        trainer.fit(model, composer.datamodule(found))
-    drawn = [drawn_steps(found, step, micro)["stages.0"] for step in range(5) for micro in range(2)]
+        trainer.fit(model, composer.datamodule(built))
+    drawn = [drawn_steps(built, step, micro)["stages.0"] for step in range(5) for micro in range(2)]
     assert seen == [(int(each), each.rows) for each in drawn]
     assert model.plan.spec is model.spec

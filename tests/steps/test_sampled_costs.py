@@ -28,9 +28,9 @@ def recurrent(train, steps=4, step=("s", "d", "f"), **rest):
 
 
 def spec(*stages, blocks=BLOCKS, **rest):
-    found = tree(blocks, *stages)
-    found["model"] = {**found["model"], "vocab": 300, "context": 32}
-    return make({**found, "train": TRAIN, **rest})
+    plain = tree(blocks, *stages)
+    plain["model"] = {**plain["model"], "vocab": 300, "context": 32}
+    return make({**plain, "train": TRAIN, **rest})
 
 
 INNER = {"recur": {"steps": 2, "train": {"uniform": [2, 3]}}, "step": ["d", "f"]}
@@ -47,18 +47,18 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_costs_are_those_of_models_with_each_number(name):
-    found = spec(*CASES[name])
-    costs = count(found)
+    made = spec(*CASES[name])
+    costs = count(made)
     built = {}
-    for share, numbers in step_mix(found):
-        one = count(with_steps(found, numbers))
+    for share, numbers in step_mix(made):
+        one = count(with_steps(made, numbers))
         before = built.get(tuple(numbers.values()), (0, one))[0]
         built[tuple(numbers.values())] = before + share, one
     assert sum(share for share, _ in built.values()) == pytest.approx(1)
     expected = sum(share * one.train_flops for share, one in built.values())
     assert costs.train_flops == pytest.approx(expected, abs=1)
     assert costs.train_memory.total == max(one.train_memory.total for _, one in built.values())
-    fixed = count(with_steps(found, {place: _steps(found, place) for place in costs.trained_steps}))
+    fixed = count(with_steps(made, {place: _steps(made, place) for place in costs.trained_steps}))
     assert costs.flops_per_token == fixed.flops_per_token
     assert costs.cache_bytes_per_token == fixed.cache_bytes_per_token
     slots = [fixed.depth_cache_bytes, *(one.depth_cache_bytes for _, one in built.values())]
@@ -66,23 +66,23 @@ def test_costs_are_those_of_models_with_each_number(name):
     assert costs.params == fixed.params
 
 
-def _steps(found, place):
+def _steps(result, place):
     _, first, *inner = place.split(".")
-    stage = found.stages[int(first)]
+    stage = result.stages[int(first)]
     for n in inner:
         stage = stage.step[int(n)]
     return stage.trips
 
 
 def test_the_expectation_is_of_the_cost():
-    found = spec(recurrent({"uniform": [1, 7]}))
-    assert count(found).trained_steps["stages.0"].expected == pytest.approx(4)
-    assert count(found).train_flops > count(with_steps(found, {"stages.0": 4})).train_flops
+    built = spec(recurrent({"uniform": [1, 7]}))
+    assert count(built).trained_steps["stages.0"].expected == pytest.approx(4)
+    assert count(built).train_flops > count(with_steps(built, {"stages.0": 4})).train_flops
 
 
 def test_what_is_recomputed_is_chosen_for_the_largest_number():
-    found = spec(recurrent({"uniform": [2, 6]}))
-    limit = int(0.8 * count(found).train_memory.total)
+    built = spec(recurrent({"uniform": [2, 6]}))
+    limit = int(0.8 * count(built).train_memory.total)
     capped = spec(recurrent({"uniform": [2, 6]}), caps={"train_memory": limit})
     longest = spec({"recur": 6, "step": ["s", "d", "f"]}, caps={"train_memory": limit})
     assert make_plan(capped).recomputed == make_plan(longest).recomputed != ()
@@ -90,7 +90,7 @@ def test_what_is_recomputed_is_chosen_for_the_largest_number():
     assert costs.train_memory.total == count(longest).train_memory.total <= limit
     marks = make_plan(capped).recomputed
     again = [
-        make_plan(with_steps(found, {"stages.0": n}), recompute=marks).costs.recompute_flops
+        make_plan(with_steps(built, {"stages.0": n}), recompute=marks).costs.recompute_flops
         for n in range(2, 7)
     ]
     assert costs.recompute_flops == pytest.approx(sum(again) / 5, abs=1)
@@ -99,9 +99,9 @@ def test_what_is_recomputed_is_chosen_for_the_largest_number():
 
 def test_time_is_an_expectation():
     caps = {"step_time": {"device": "h100"}}
-    found = spec(recurrent({"uniform": [1, 3]}), caps=caps)
-    each = [count(with_steps(found, {"stages.0": n})).step_time for n in (1, 2, 3)]
-    assert count(found).step_time == pytest.approx(sum(each) / 3)
+    built = spec(recurrent({"uniform": [1, 3]}), caps=caps)
+    each = [count(with_steps(built, {"stages.0": n})).step_time for n in (1, 2, 3)]
+    assert count(built).step_time == pytest.approx(sum(each) / 3)
 
 
 def test_a_cap_says_which_number_it_holds():
@@ -133,8 +133,8 @@ def test_fast_costs_are_the_counted_ones():
         for width, hidden, steps in SIZES:
             stages = [{**stage, "recur": {**stage["recur"], "steps": steps}} for stage in CASES[name]]
             blocks = {**BLOCKS, "f": {**FFN, "hidden": hidden}}
-            found = spec(*stages, blocks=blocks)
-            plain = document(found)
+            built = spec(*stages, blocks=blocks)
+            plain = document(built)
             plain["model"] = {**plain["model"], "width": width}
             costs = coster(plain)
             assert costs == measures(count(make(json.loads(json.dumps(plain)))), names)
@@ -163,13 +163,13 @@ def test_numbers_that_a_stage_cannot_run_are_refused():
 def test_a_stack_of_many_layers_beside_such_a_stage_is_checked_as_a_whole():
     deep = 500_000
     stages = {"stack": deep, "step": ["f"]}, recurrent({"uniform": [2, 3]}, step=("f",))
-    found = spec(*stages, blocks={"f": FFN})
-    assert count(found).params > deep * 100
+    built = spec(*stages, blocks={"f": FFN})
+    assert count(built).params > deep * 100
 
 
 def test_it_is_written_out_and_told():
-    found = spec(recurrent({"uniform": [2, 6]}))
-    for text in (resolved_yaml(found), changed_yaml(found)):
-        assert loads(text) == found
+    built = spec(recurrent({"uniform": [2, 6]}))
+    for text in (resolved_yaml(built), changed_yaml(built)):
+        assert loads(text) == built
     other = spec({"recur": 4, "step": ["s", "d", "f"]})
-    assert "recur.train fixed -> {uniform: [2, 6]}" in " ".join(map(str, differences(other, found)))
+    assert "recur.train fixed -> {uniform: [2, 6]}" in " ".join(map(str, differences(other, built)))

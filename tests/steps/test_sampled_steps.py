@@ -36,15 +36,15 @@ SAMPLED = {"recur": {"steps": 3, "train": {"uniform": [1, 4]}}, "step": ["s", "d
 
 
 def spec(*layout, **rest):
-    found = tree(BLOCKS, *(layout or (SAMPLED,)))
-    found["model"] = {**found["model"], "vocab": 300, "context": 32}
-    return make({**found, **rest})
+    plain = tree(BLOCKS, *(layout or (SAMPLED,)))
+    plain["model"] = {**plain["model"], "vocab": 300, "context": 32}
+    return make({**plain, **rest})
 
 
-def at(found, steps):
-    """The model of a spec with other numbers of steps, and the weights of `found`."""
-    other = ComposedModel(with_steps(found.spec, steps))
-    other.load_state_dict(found.state_dict())
+def at(result, steps):
+    """The model of a spec with other numbers of steps, and the weights of `result`."""
+    other = ComposedModel(with_steps(result.spec, steps))
+    other.load_state_dict(result.state_dict())
     return other
 
 
@@ -104,9 +104,9 @@ def test_code_is_emitted_once_for_each_number_and_not_where_it_is_the_same():
     assert emitted.call_count == 2
 
 
-def trained(found, **settings):
-    model = composer.compile(found)
-    data = composer.datamodule(found)
+def trained(result, **settings):
+    model = composer.compile(result)
+    data = composer.datamodule(result)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
     trainer = lightning.Trainer(**options, accelerator="cpu", enable_model_summary=False, **settings)
     seen = []
@@ -135,11 +135,11 @@ def test_a_trainer_draws_a_number_for_each_micro_batch(kind):
 
 
 def test_gradients_of_a_step_are_those_of_models_of_these_numbers():
-    found = spec(train={**TRAIN, "tokens": 512, "clip": 0, "weight_decay": 0})
-    model = composer.compile(found)
+    built = spec(train={**TRAIN, "tokens": 512, "clip": 0, "weight_decay": 0})
+    model = composer.compile(built)
     drawn = [model.draw_steps(0, n) for n in range(2)]
     assert drawn[0] != drawn[1]
-    tokens = [tokens_for(found), tokens_for(found).flip(1)]
+    tokens = [tokens_for(built), tokens_for(built).flip(1)]
     for each, steps in zip(tokens, drawn, strict=True):
         model.loss(each, each, steps).backward()
     sums = {}
@@ -161,13 +161,13 @@ def test_recomputed_operations_run_as_often_as_drawn():
 
 
 def test_memory_is_that_of_the_largest_number():
-    found = spec()
-    large = found.model.model_copy(update={"context": 64, "vocab": 64})
-    found = found.model_copy(update={"model": large})
-    graph = longest_graph(found, compile_graph(found))
+    built = spec()
+    large = built.model.model_copy(update={"context": 64, "vocab": 64})
+    built = built.model_copy(update={"model": large})
+    graph = longest_graph(built, compile_graph(built))
     predicted = Memory(graph, Batch(16 * 64, 64, BF16)).total
-    assert predicted == pytest.approx(measured(found, 16, fake=False), rel=1e-4)
-    assert predicted > 1.2 * measured(with_steps(found, {"stages.0": 3}), 16, fake=False)
+    assert predicted == pytest.approx(measured(built, 16, fake=False), rel=1e-4)
+    assert predicted > 1.2 * measured(with_steps(built, {"stages.0": 3}), 16, fake=False)
 
 
 def test_a_loop_of_ones_own_that_forgets_the_numbers_is_told():

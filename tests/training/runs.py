@@ -33,10 +33,10 @@ def spec(*settings):
 def contents(folder):
     """Everything that a run leaves and that must not depend on how it got there."""
     names = ("spec.yaml", "cost.json", "plan.txt", "metrics.csv", "model.safetensors")
-    found = {name: (Path(folder) / name).read_bytes() for name in names}
+    by_name = {name: (Path(folder) / name).read_bytes() for name in names}
     # equal checkpoints may be pickled differently, by which of their strings are the same object
     checkpoints = ("best.ckpt", "last.ckpt", "stable.ckpt", "stable-best.ckpt")
-    return found | {
+    return by_name | {
         name: loaded(Path(folder) / name) for name in checkpoints if (Path(folder) / name).exists()
     }
 

@@ -38,8 +38,8 @@ def set_to(monkeypatch, variables):
 )
 def test_launchers_are_recognised_by_their_variables(variables, message, monkeypatch):
     set_to(monkeypatch, variables)
-    found = launched()
-    assert (found and (found.launcher, found.rank(), found.world_size(), found.nodes)) == message
+    launch = launched()
+    assert (launch and (launch.launcher, launch.rank(), launch.world_size(), launch.nodes)) == message
 
 
 def test_slurm_without_srun_is_refused_with_the_reason(monkeypatch):

@@ -17,8 +17,8 @@ IDS = torch.zeros(4, 3, dtype=torch.long)
 
 
 def keys(randomness, tokens=IDS, training=True):
-    (found,) = randomness.keys(GRAPH, tokens, training, {})
-    return found
+    (result,) = randomness.keys(GRAPH, tokens, training, {})
+    return result
 
 
 def test_micro_batches_of_a_step_draw_what_the_whole_batch_draws():
@@ -27,11 +27,11 @@ def test_micro_batches_of_a_step_draw_what_the_whole_batch_draws():
         whole.start()
         whole.at(step)
         expected = keys(whole, torch.zeros(8, 3))
-        found = []
+        results = []
         for _ in range(2):
             parts.at(step)
-            found.append(keys(parts))
-        assert torch.equal(torch.cat(found), expected)
+            results.append(keys(parts))
+        assert torch.equal(torch.cat(results), expected)
         parts.start()
 
 
@@ -60,8 +60,8 @@ def test_a_paused_run_goes_on_with_the_noise_it_would_have_drawn(tmp_path):
     run_training(spec(*settings), tmp_path / "run", until_tokens=3 * TOKENS)
     rest = run_training(spec(*settings), tmp_path / "run")
     assert (rest.metrics, rest.finished) == (whole.metrics, True)
-    found, expected = weights(tmp_path / "run"), weights(tmp_path / "whole")
-    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    got, expected = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    assert all(torch.equal(got[name], weight) for name, weight in expected.items())
 
 
 def test_two_ranks_draw_what_one_does(tmp_path, forked_ranks):

@@ -44,9 +44,9 @@ def test_the_gradient_is_the_same_however_a_step_is_split(
 ):
     wanted, loss = first_step(tmp_path / "whole")
     split = (f"train.devices={devices}", f"train.accumulate={accumulate}", f"train.strategy={strategy}")
-    found, other = first_step(tmp_path / "split", *split)
+    result, other = first_step(tmp_path / "split", *split)
     assert other == pytest.approx(loss, rel=1e-6)
-    off = torch.stack([(one - two).norm() for one, two in zip(found, wanted, strict=True)]).norm()
+    off = torch.stack([(one - two).norm() for one, two in zip(result, wanted, strict=True)]).norm()
     assert off < 1e-5 * torch.stack([each.norm() for each in wanted]).norm()
 
 
@@ -70,8 +70,8 @@ def train(tmp_path):
 
 def other_rank(run):
     """The process of rank 1."""
-    found = [pid for pid in run.alive() if "composer.training.rank" in cmdline(pid)]
-    return found[0] if found else None
+    results = [pid for pid in run.alive() if "composer.training.rank" in cmdline(pid)]
+    return results[0] if results else None
 
 
 def cmdline(pid):

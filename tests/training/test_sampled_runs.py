@@ -37,9 +37,9 @@ def test_two_ranks_draw_the_same_number(tmp_path, forked_ranks):
         ]
 
     wanted, loss = first("one")
-    found, other = first("two", "train.devices=2")
+    result, other = first("two", "train.devices=2")
     assert other == pytest.approx(loss, rel=1e-6)
-    assert all(torch.allclose(*pair, atol=1e-7) for pair in zip(found, wanted, strict=True))
+    assert all(torch.allclose(*pair, atol=1e-7) for pair in zip(result, wanted, strict=True))
 
 
 def test_more_tokens_may_not_move_the_beginning_of_late_steps(tmp_path):

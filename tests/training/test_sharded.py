@@ -124,9 +124,9 @@ def test_large_states_are_saved_by_each_rank_and_the_run_goes_on_from_them(tmp_p
         "train.checkpoint.every=512",
         "train.schedule={warmup: 0.025, stable: 0.775, decay: 0.2}",
     )
-    found = run_training(longer, tmp_path / "parts")
+    result = run_training(longer, tmp_path / "parts")
     monkeypatch.delenv(SHARD_ABOVE)
-    assert kept(found)[0] == kept(run_training(longer, tmp_path / "longer"))[0]
+    assert kept(result)[0] == kept(run_training(longer, tmp_path / "longer"))[0]
 
 
 def test_other_sizes_than_bytes_are_refused(tmp_path, monkeypatch):
@@ -183,14 +183,14 @@ def test_two_processes_train_as_with_whole_weights_and_go_on_when_paused(
     if settings is AGAIN:
         monkeypatch.setenv(SHARD_ABOVE, "1000")
     run_training(parts, tmp_path / "parts", until_tokens=1024)
-    found = run_training(parts, tmp_path / "parts")
+    result = run_training(parts, tmp_path / "parts")
     # two of three experts, and half of most else
     assert [0.45 < share < 0.65 for _, share in shards] == [True, True]
     shards.clear()
     wanted = run_training(spec("train.strategy=ddp", *two), tmp_path / "whole")
-    rows = [read_metrics(run.folder / "metrics.csv") for run in (found, wanted)]
+    rows = [read_metrics(run.folder / "metrics.csv") for run in (result, wanted)]
     losses = [{row["step"]: row["train_loss"] for row in each} for each in rows]
     assert losses[0][10] == pytest.approx(losses[1][10], rel=1e-5)
-    assert found.metrics == pytest.approx(wanted.metrics, rel=1e-5)
-    ours, theirs = (load_run(run.folder).state_dict() for run in (found, wanted))
+    assert result.metrics == pytest.approx(wanted.metrics, rel=1e-5)
+    ours, theirs = (load_run(run.folder).state_dict() for run in (result, wanted))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -96,13 +96,13 @@ def test_eval_prints_scores_of_runs_and_files(trained, capsys):
 
 def test_eval_at_other_steps_prints_a_row_for_each(trained, capsys):
     assert main(["eval", str(trained.folder), "--steps", "1,2,4", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [name.rpartition(", ")[2] for name in found] == ["1 step", "2 steps", "4 steps"]
-    flops = [one.pop("flops_per_token") for one in found.values()]
+    report = json.loads(capsys.readouterr().out)
+    assert [name.rpartition(", ")[2] for name in report] == ["1 step", "2 steps", "4 steps"]
+    flops = [one.pop("flops_per_token") for one in report.values()]
     assert flops[1] - flops[0] < flops[2] - flops[1]  # depth attention reads more slots at each step
-    assert list(found.values())[1] == told_of(trained.best)
+    assert list(report.values())[1] == told_of(trained.best)
     assert main(["eval", str(trained.folder), "--steps", "stages.0=4", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {**list(found.values())[2], "flops_per_token": flops[2]}
+    assert json.loads(capsys.readouterr().out) == {**list(report.values())[2], "flops_per_token": flops[2]}
     assert main(["eval", str(trained.folder), "--steps", "1,2,4"]) == 0
     assert (out := capsys.readouterr().out).count(str(trained.folder)) == 3
     assert out.startswith("held-out scores on 16 sequences\n")

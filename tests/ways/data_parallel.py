@@ -104,10 +104,12 @@ def _compare(way, spec, rank, mesh):
         model.randomness.step = 0
         run.zero_grad()
         run(tokens[part], targets[part], steps).backward()
-        found = {name: _whole(each.grad) for name, each in model.named_parameters() if each.grad is not None}
-        assert all(each.isfinite().all() for each in found.values()), f"pass {number}: not finite"
+        by_name = {
+            name: _whole(each.grad) for name, each in model.named_parameters() if each.grad is not None
+        }
+        assert all(each.isfinite().all() for each in by_name.values()), f"pass {number}: not finite"
         if expected is not None:
-            close(found, expected, FAR)
+            close(by_name, expected, FAR)
 
 
 def _alone(spec, tokens):
@@ -115,11 +117,11 @@ def _alone(spec, tokens):
     rank = distributed.get_rank
     distributed.get_world_size, distributed.get_rank = (lambda: 1), (lambda: 0)
     try:
-        found = trained(begun(spec), tokens)
+        result = trained(begun(spec), tokens)
     finally:
         distributed.get_world_size, distributed.get_rank = world, rank
-    del found["loss"]
-    return found
+    del result["loss"]
+    return result
 
 
 def _whole(gradient):

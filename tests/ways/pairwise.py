@@ -19,21 +19,21 @@ OWNERS = ("recur", "stage", "parallel", "model")
 
 def factors(ways):
     """Map each thing that varies to its values: options by name, levels, blocks, ways of training."""
-    found = {("way",): [*ways], ("at",): [None, "1:"], ("per",): ["batch", "sequence"]}
+    by_name = {("way",): [*ways], ("at",): [None, "1:"], ("per",): ["batch", "sequence"]}
     for key, options in wiring_options().items():
         owners = [owner for owner in (*OWNERS, "use") if key in wiring_examples(owner)]
         if not owners:  # an option of the training
             continue
         owner = [each for each in owners if each != "model"] or owners
-        found[owner[0], key] = [*options]
+        by_name[owner[0], key] = [*options]
         if len(owners) > 1:
-            found["level", key] = owners
+            by_name["level", key] = owners
     for place in ("a", "b"):
-        found["block", place] = [*block_types()]
+        by_name["block", place] = [*block_types()]
     for key, _ in other_values(Model):
         if key not in SIZES:
-            found["field", key] = [False, True]
-    return found
+            by_name["field", key] = [False, True]
+    return by_name
 
 
 def covering(ways, seed=0):

@@ -20,8 +20,8 @@ TRACED = 3
 
 
 def of(*ways):
-    found = {f"{number}, {way}": (way, plain) for number, (way, plain) in enumerate(SPECS) if way in ways}
-    return dict([*found.items()][: None if FULL or ways != ("torch.compile",) else TRACED])
+    by_name = {f"{number}, {way}": (way, plain) for number, (way, plain) in enumerate(SPECS) if way in ways}
+    return dict([*by_name.items()][: None if FULL or ways != ("torch.compile",) else TRACED])
 
 
 CASES = {way: of(way) for way in LOCAL}

@@ -39,9 +39,9 @@ def test_training_drops_what_the_equations_do(plain, step):
     expected = naive.logits(spec, weights, tokens, step)
     probe(expected).backward()
     model.randomness.step = step
-    found = gradients(model, tokens)
+    grads = gradients(model, tokens)
     # angles of rotations are in fp32
-    close(found, {name: weights[name].grad for name in named}, 1e-5)
+    close(grads, {name: weights[name].grad for name in named}, 1e-5)
     model.randomness.step = step
     close({"logits": model(tokens)}, {"logits": expected}, 1e-5)
 

@@ -240,9 +240,9 @@ def test_the_plan_takes_the_kernels_on_a_gpu_and_says_why_elsewhere():
         (Target("cpu"), "needs a GPU"),
         (Target("cuda", "float64"), "it has no float64"),
     ):
-        found = chosen(tree, target)
+        result = chosen(tree, target)
         for kind, name in ((WriteKV, "triton_append"), (Attend, "triton_attend")):
-            choice, operation = found[kind]
+            choice, operation = result[kind]
             assert (choice.kernel.name == name) == (not reason)
             assert not reason or choice.why.endswith(f"not {name}: {reason}")
             assert kind is WriteKV or operation.fused == (not reason)
@@ -255,7 +255,7 @@ def test_the_plan_takes_the_kernels_on_a_gpu_and_says_why_elsewhere():
 
 def test_on_a_gpu_heads_are_turned_by_the_kernels_that_read_them():
     there, here = (chosen(CASES["depth"], target) for target in (Target("cuda", "bfloat16"), None))
-    assert {each: found[0].kernel.name for each, found in there.items()} == {
+    assert {each: result[0].kernel.name for each, result in there.items()} == {
         RotaryWriteKV: "triton_append_rotated",
         RotaryAttend: "triton_attend_rotated",
     }
@@ -338,11 +338,11 @@ def test_the_only_read_writes_its_gradients_as_they_are(way, turned, reads, befo
     grads = torch.autograd.grad(probe(wanted), [exact[n] for n in wanting], allow_unused=True)
     y = once(fused, leaves, 3, reads, turned, before)
     for _ in range(2):  # each pass by itself
-        found = torch.autograd.grad(
+        got = torch.autograd.grad(
             probe(y), [leaves[n] for n in wanting], allow_unused=True, retain_graph=True
         )
-        pairs = [(a, b) for a, b in zip(found, grads, strict=True) if b is not None]
-        assert [a is None for a in found] == [b is None for b in grads]
+        pairs = [(a, b) for a, b in zip(got, grads, strict=True) if b is not None]
+        assert [a is None for a in got] == [b is None for b in grads]
         same([y.detach(), *(a for a, _ in pairs)], [wanted.detach(), *(b for _, b in pairs)])
     assert (way.push, way.pull) == (2, 0)
 
@@ -352,6 +352,6 @@ def test_a_read_that_a_checkpoint_runs_again_is_not_the_only_one(way):
     memory, token = slots_of(leaves[0][..., 0, 0], 1, 1, 4)
     token = fused.append(leaves[1], leaves[2], token, memory, 0)
     y = checkpoint(fused.attend, leaves[0], token, memory, reads=1, use_reentrant=False)
-    found = torch.autograd.grad(probe(y), leaves)
+    grads = torch.autograd.grad(probe(y), leaves)
     exact = [leaf.detach().cpu().double().requires_grad_() for leaf in leaves]
-    same(found, torch.autograd.grad(probe(once(reference, exact, 1, 1, False, 1)), exact))
+    same(grads, torch.autograd.grad(probe(once(reference, exact, 1, 1, False, 1)), exact))

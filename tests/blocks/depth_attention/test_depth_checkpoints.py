@@ -105,16 +105,16 @@ def test_steps_without_gradients_before_steps_with_them_are_truncated(functions,
 
 def test_a_whole_training_step_within_a_backward_pass_is_its_own(functions, leaves):
     wanted = backward(steps(functions, leaves), leaves)
-    found = []
+    results = []
 
     def train(gradient):
         with torch.enable_grad():
-            found.append(backward(steps(functions, leaves), leaves))
+            results.append(backward(steps(functions, leaves), leaves))
 
     product = torch.ones(1, requires_grad=True) * 2
     product.register_hook(train)
     product.sum().backward()
-    close(found[0], wanted, 1e-6)
+    close(results[0], wanted, 1e-6)
 
 
 def test_a_model_with_such_steps_is_refused_where_it_trains():

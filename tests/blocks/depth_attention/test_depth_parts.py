@@ -51,15 +51,15 @@ def test_the_mean_of_what_is_read_is_that_of_all_executions(base, loops, window,
 def test_the_mean_of_an_index_that_grows_at_some_steps_only():
     index = LoopIndex(1, (("m", 2),), (StepCount("n", Steps(step=2), 3),))
     grown = [0, 3, 3, 6, 6]
-    found = [ceil(min(1 + 2 * m + each, 7) / 2) for each in grown for m in range(3)]
-    assert windowed_mean(index, {"n": 5, "m": 3}, 7, 2) == pytest.approx(sum(found) / len(found))
+    results = [ceil(min(1 + 2 * m + each, 7) / 2) for each in grown for m in range(3)]
+    assert windowed_mean(index, {"n": 5, "m": 3}, 7, 2) == pytest.approx(sum(results) / len(results))
 
 
 def test_the_mean_within_a_stretch_of_steps_is_that_of_its_steps():
     # one slot a step, and one more from step 1 on
     index = LoopIndex(1, (("n", 1),), (StepCount("n", Steps(1), 1),))
-    found = [min(1 + n + index.counts[0].at(n, 4), 3) for n in (1, 2, 3)]
-    assert windowed_mean(index.from_step("n", 1, 4, 4), {"n": 3}, 3, 1) == pytest.approx(sum(found) / 3)
+    results = [min(1 + n + index.counts[0].at(n, 4), 3) for n in (1, 2, 3)]
+    assert windowed_mean(index.from_step("n", 1, 4, 4), {"n": 3}, 3, 1) == pytest.approx(sum(results) / 3)
 
 
 def test_a_window_bounds_the_work_on_loops_of_any_length():
@@ -131,7 +131,7 @@ def test_the_kernel_reads_some_slots_and_steps_aside_for_a_bias(fields, reason):
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 1), (None, 2), (4, 3)])
 def test_queries_that_the_kernel_rotates_give_what_rotated_ones_do(where, window, stride):
     fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
-    sizes, found = (1, 3, 4, 2, 8, 5), []
+    sizes, results = (1, 3, 4, 2, 8, 5), []
     for module, dtype in ((fused, torch.float32), (reference, torch.float64)):
         device = where if module is fused else "cpu"
         angle = torch.linspace(0.1, 1, 4, dtype=torch.float32, device=device)
@@ -146,16 +146,16 @@ def test_queries_that_the_kernel_rotates_give_what_rotated_ones_do(where, window
 
         leaves = weights(sizes, dtype, device)
         y = run(SimpleNamespace(append=append, attend=attend), sizes, leaves)
-        found.append([y.detach().cpu(), *(each.cpu() for each in torch.autograd.grad(probe(y), leaves))])
+        results.append([y.detach().cpu(), *(each.cpu() for each in torch.autograd.grad(probe(y), leaves))])
     # five steps grow what fp32 rounds
-    assert all(far(got, wanted) < 1e-4 for got, wanted in zip(*found, strict=True))
+    assert all(far(got, wanted) < 1e-4 for got, wanted in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 1), (None, 2), (4, 3)])
 @pytest.mark.parametrize("detached", [(), (0, 1)])
 def test_the_kernel_over_some_slots_gives_what_the_reference_gives(where, window, stride, detached):
     fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
-    sizes, found = (1, 3, 4, 2, 8, 5), []
+    sizes, results = (1, 3, 4, 2, 8, 5), []
     for module, dtype in ((fused, torch.float32), (reference, torch.float64)):
         # the last read is of all slots, whose gradients go another way where that is cheaper
         def attend(query, token, memory, *, reads, module=module):
@@ -165,6 +165,6 @@ def test_the_kernel_over_some_slots_gives_what_the_reference_gives(where, window
         way = SimpleNamespace(append=module.append, attend=attend)
         leaves = weights(sizes, dtype, where if module is fused else "cpu")
         y = run(way, sizes, leaves, detached=detached)
-        found.append([y.detach().cpu(), *(each.cpu() for each in torch.autograd.grad(probe(y), leaves))])
+        results.append([y.detach().cpu(), *(each.cpu() for each in torch.autograd.grad(probe(y), leaves))])
     # five steps grow what fp32 rounds
-    assert all(far(got, wanted) < 1e-4 for got, wanted in zip(*found, strict=True))
+    assert all(far(got, wanted) < 1e-4 for got, wanted in zip(*results, strict=True))

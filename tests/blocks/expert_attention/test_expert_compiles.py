@@ -8,12 +8,12 @@ ROWS = {"spread", "sum", "swiglu", "swiglu_backward"}
 
 def test_kernels_compile_to_wide_loads_without_spills(tmp_path):
     pytest.importorskip("triton")
-    found = told_by("compile_expert_kernels.py", tmp_path, "256")
+    report = told_by("compile_expert_kernels.py", tmp_path, "256")
     for name in ("products 1024", "products 512", "gathered *bf16", "gathered *fp32"):
-        assert found.pop(name) == {"cores": True, "spills": 0}, "tensor cores, all sums in registers"
-    assert found.keys() == {"choose", "scan", "place", "unchoose"} | ROWS
-    for name, each in found.items():
+        assert report.pop(name) == {"cores": True, "spills": 0}, "tensor cores, all sums in registers"
+    assert report.keys() == {"choose", "scan", "place", "unchoose"} | ROWS
+    for name, each in report.items():
         assert not each["spills"], name
         # 16 bytes at once; one number of each choice goes back to logits, a scan may read 8
         assert each["bytes"] >= {"unchoose": 4, "scan": 8}.get(name, 16), name
-    assert found["choose"]["barriers"] <= 2, "one warp searches alone"
+    assert report["choose"]["barriers"] <= 2, "one warp searches alone"

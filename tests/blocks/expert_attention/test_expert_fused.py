@@ -236,7 +236,7 @@ def anywhere(kernels, monkeypatch):
     return kernels
 
 
-def found(graph):
+def experts_of(graph):
     return [
         (node, data)
         for body, _ in graphs(graph)
@@ -249,7 +249,7 @@ def found(graph):
 def test_on_a_gpu_experts_absorb_their_routing_and_the_rotation_of_queries(code):
     spec = make(tree({"e": {**GROUPED, "depth_code": code}}, {"recur": 2, "step": ["e"]}, width=16))
     graph = compile_graph(spec, Target("cuda", "bfloat16"))
-    ((node, data),) = found(graph)
+    ((node, data),) = experts_of(graph)
     turned = code == "rotary"
     kind = RotaryExperts if turned else RoutedExperts
     expected = kind(16, 5, 2, 8, 1e-3, sums=True, gathered=True)
@@ -275,7 +275,7 @@ def test_elsewhere_they_do_not(changes, device):
     graph = compile_graph(
         make(tree({"e": {**GROUPED, **changes}}, {"recur": 2, "step": ["e"]}, width=16)), Target(device)
     )
-    assert [type(data.op) for _, data in found(graph)] == [Route, Experts]
+    assert [type(data.op) for _, data in experts_of(graph)] == [Route, Experts]
 
 
 @pytest.mark.parametrize("code", ["rotary", "none", "bias"])
@@ -289,7 +289,7 @@ def test_a_model_that_routes_in_kernels_is_the_same_model(anywhere, code, again)
     model.load_state_dict(plain.state_dict())
     tokens = tokens_for(spec).to(anywhere)
     close(gradients(model, tokens), gradients(plain, tokens))
-    ((_, data),) = found(model.graph)
+    ((_, data),) = experts_of(model.graph)
     assert bool(data.recompute) == again
     counted = [[each.clone() for _, held, _ in states(m, m.graph) for each in held] for m in (model, plain)]
     # counted once per step, and not again when it is recomputed

@@ -49,11 +49,11 @@ def compared(where, counts, width, hidden, kind):
     order = torch.randperm(rows, generator=draw).to(where, torch.int32)
     ends = torch.tensor(counts).cumsum(0).to(where, torch.int32)
     matrices = matrices.to(where, torch.float16)
-    found = gather_kernel.gate_up(x, weights, order, ends, matrices)
+    result = gather_kernel.gate_up(x, weights, order, ends, matrices)
     chosen = x.half().double()[order.long() // ACTIVE].split(counts)
     both = torch.cat([part @ each for part, each in zip(chosen, matrices.double(), strict=True)])
     gate, up = both.chunk(2, -1)
-    return found, (both, F.silu(gate) * up * weights.flatten()[order.long(), None].double())
+    return result, (both, F.silu(gate) * up * weights.flatten()[order.long(), None].double())
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32])
@@ -88,13 +88,13 @@ def test_experts_give_the_outputs_and_gradients_of_those_with_sorted_rows(kernel
 
 def kernel_of(dtype):
     graph = compile_graph(make(one(GROUPED, width=16)), Target("cuda", dtype))
-    (found,) = (
+    (result,) = (
         (node, op)
         for body, _ in graphs(graph)
         for _, op, node in operations(body)
         if isinstance(op, RoutedExperts)
     )
-    return found
+    return result
 
 
 def test_the_plan_says_which_product_runs_and_why():

@@ -19,9 +19,9 @@ def drawn(tokens, experts, where, seed=0):
     return products.to(where), 0.3 * balance.to(where)
 
 
-def equal(found, expected):
+def equal(result, expected):
     for name in ("indices", "order", "place", "ends", "counts"):
-        got, wanted = getattr(found, name), expected[kernel.Routed._fields.index(name)]
+        got, wanted = getattr(result, name), expected[kernel.Routed._fields.index(name)]
         assert got.dtype == torch.int32
         assert torch.equal(got.long(), wanted), name
 
@@ -30,24 +30,24 @@ def equal(found, expected):
 def test_choices_counts_and_order_are_those_of_a_stable_sort(where, sizes):
     tokens, experts, active = sizes
     products, balance = drawn(tokens, experts, where)
-    found = kernel.route(products, balance, 0.25, active)
+    got = kernel.route(products, balance, 0.25, active)
     expected = routed(products, balance, 0.25, active)
-    equal(found, expected)
-    check([found.weights, found.totals], [expected[0], expected[2]], torch.float32)
+    equal(got, expected)
+    check([got.weights, got.totals], [expected[0], expected[2]], torch.float32)
     # the last expert's end is the number of rows: none is left that nobody writes
-    assert int(found.ends[-1]) == tokens * active == len(found.order)
+    assert int(got.ends[-1]) == tokens * active == len(got.order)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_gradient_of_products_equals_fp64(where, sizes):
     tokens, experts, active = sizes
     products, balance = drawn(tokens, experts, where)
-    found = kernel.route(products, balance, 0.25, active)
+    result = kernel.route(products, balance, 0.25, active)
     leaf = products.double().requires_grad_()
     gradient = torch.randn(tokens, active, generator=torch.Generator().manual_seed(1)).to(where)
     weights = routed(leaf, balance.double(), 0.25, active)[0]
     (expected,) = torch.autograd.grad(weights, leaf, gradient.double())
-    made = kernel.route_backward(gradient, found.weights, found.indices, found.totals, 0.25, experts)
+    made = kernel.route_backward(gradient, result.weights, result.indices, result.totals, 0.25, experts)
     check([made], [expected], torch.float32)
 
 
@@ -56,15 +56,15 @@ def test_many_rounds_and_programs_add_up(where, monkeypatch):
     architecture = kernel.architecture(products.device)
     for step, sizes in {"choose": (2, 8, 1), "scan": (2, 4, 1), "place": (4, 8, 1)}.items():
         monkeypatch.setitem(MEASURED, Shape(step, architecture, 7), Tile(*sizes))
-    found = kernel.route(products, balance, 0.25, 3)
-    equal(found, routed(products, balance, 0.25, 3))
+    result = kernel.route(products, balance, 0.25, 3)
+    equal(result, routed(products, balance, 0.25, 3))
 
 
 def test_equal_logits_choose_the_lower_numbers(where):
     products = torch.zeros(9, 20, device=where)
     products[:, 7] = 1
-    found = kernel.route(products, torch.zeros(20, device=where), 1.0, 4)
-    assert found.indices.tolist() == [[7, 0, 1, 2]] * 9
+    routed = kernel.route(products, torch.zeros(20, device=where), 1.0, 4)
+    assert routed.indices.tolist() == [[7, 0, 1, 2]] * 9
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's
@@ -72,15 +72,15 @@ def test_infinities_and_nan_choose_experts_that_exist(where):
     products, balance = drawn(11, 6, where)
     products[0], products[1], products[2, 3] = float("nan"), float("-inf"), float("inf")
     products[4, 2], products[5, 1:] = -float("nan"), float("-inf")
-    found = kernel.route(products.clone(), balance, 1.0, 3)
-    assert found.indices[0].tolist() == [0, 1, 2]
-    assert found.indices[2, 0] == 3
-    assert found.indices[4, 0] == 2
-    assert found.indices[5, 0] == 0
-    for row in found.indices.tolist():
+    routed = kernel.route(products.clone(), balance, 1.0, 3)
+    assert routed.indices[0].tolist() == [0, 1, 2]
+    assert routed.indices[2, 0] == 3
+    assert routed.indices[4, 0] == 2
+    assert routed.indices[5, 0] == 0
+    for row in routed.indices.tolist():
         assert len({*row}) == 3
         assert 0 <= min(row) <= max(row) < 6
-    assert torch.equal(found.order.sort().values, torch.arange(33, device=where, dtype=torch.int32))
+    assert torch.equal(routed.order.sort().values, torch.arange(33, device=where, dtype=torch.int32))
 
 
 def test_products_are_rounded_before_the_bias_is_added(where):
@@ -103,9 +103,9 @@ def test_inputs_may_be_slices(where):
 
 def test_no_token_is_no_work(where):
     products, balance = drawn(0, 5, where)
-    found = kernel.route(products, balance, 1.0, 2)
-    assert found.ends.tolist() == found.counts.tolist() == [0] * 5
-    assert kernel.route_backward(found.weights, *found[:3], 1.0, 5).shape == (0, 5)
+    routed = kernel.route(products, balance, 1.0, 2)
+    assert routed.ends.tolist() == routed.counts.tolist() == [0] * 5
+    assert kernel.route_backward(routed.weights, *routed[:3], 1.0, 5).shape == (0, 5)
 
 
 @pytest.mark.gpu

@@ -54,8 +54,8 @@ def loss():
 
 
 if __name__ == "__main__":
-    found = {}
+    results = {}
     texts = {name: compiled(*given, **flags) for name, (*given, flags) in KERNELS.items()}
     for name, text in {**texts, "cross_entropy": loss()}.items():
-        found[name] = {**{way: widest(text, way) for way in ("ld", "st")}, "spills": spills(text)}
-    print(json.dumps(found))
+        results[name] = {**{way: widest(text, way) for way in ("ld", "st")}, "spills": spills(text)}
+    print(json.dumps(results))

@@ -65,11 +65,11 @@ KERNELS = {
     )
 }
 if __name__ == "__main__":
-    found = {}
+    results = {}
     for sizes in SIZES if "all" in sys.argv else SIZES[:-1]:
         for name, (function, step, flags) in KERNELS.items():
             if sizes == SIZES[0] or not flags["TURN"]:
                 text = compiled(sizes, function, step, **flags)
                 facts = {"bytes": widest(text, "ld"), "spills": spills(text), "waits": waits(text)}
-                found[f"{name} {sizes}"] = facts
-    print(json.dumps(found))
+                results[f"{name} {sizes}"] = facts
+    print(json.dumps(results))

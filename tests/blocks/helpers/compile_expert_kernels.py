@@ -98,18 +98,18 @@ def gathered(kind):
 
 
 if __name__ == "__main__":
-    found = {}
+    results = {}
     for name, function, step, width, constants in kernels(int(sys.argv[1])):
         text = compiled(function, step, width, **constants)
-        found[name] = {
+        results[name] = {
             "bytes": widest(text, "ld"),
             "spills": spills(text),
             "barriers": text.count("bar.sync"),
         }
     for left, right in ((1024, 1024), (512, 1024)):
         text = products(left, right)
-        found[f"products {left}"] = {"cores": "wgmma.mma_async" in text, "spills": spills(text)}
+        results[f"products {left}"] = {"cores": "wgmma.mma_async" in text, "spills": spills(text)}
     for kind in ("*bf16", "*fp32"):
         text = gathered(kind)
-        found[f"gathered {kind}"] = {"cores": "wgmma.mma_async" in text, "spills": spills(text)}
-    print(json.dumps(found))
+        results[f"gathered {kind}"] = {"cores": "wgmma.mma_async" in text, "spills": spills(text)}
+    print(json.dumps(results))

@@ -43,11 +43,11 @@ def products():
     """Collect the FLOPs of each product of two tiles."""
     from triton.runtime.interpreter import InterpreterBuilder
 
-    found, original = [], InterpreterBuilder.create_dot
+    results, original = [], InterpreterBuilder.create_dot
 
     def create_dot(builder, a, b, *more):
-        found.append(2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1])
+        results.append(2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1])
         return original(builder, a, b, *more)
 
     with patch.object(InterpreterBuilder, "create_dot", create_dot):
-        yield found
+        yield results

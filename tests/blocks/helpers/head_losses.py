@@ -19,13 +19,13 @@ def plain(x, targets, weight):
     return cross_entropy(project(x, weight, weight.shape[:1]), targets)
 
 
-def found(x, targets, weight, way=lambda *given: head_loss(*given)[0]):
+def loss_and_gradients(x, targets, weight, way=lambda *given: head_loss(*given)[0]):
     loss = 3 * way(x, targets, weight)
     return [loss.detach(), *torch.autograd.grad(loss, [each for each in (x, weight) if each.requires_grad])]
 
 
 def exact(x, targets, weight):
-    return found(
+    return loss_and_gradients(
         x.detach().double().requires_grad_(), targets, weight.detach().double().requires_grad_(), plain
     )
 

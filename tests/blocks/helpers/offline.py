@@ -41,20 +41,20 @@ def ptx(function, types, constants, aligned, **options):
 
 def widest(text, way):
     """Return the bytes of the widest global access in PTX; `way` is ld or st."""
-    found = re.findall(rf"{way}\.global(?:\.v(\d))?\S*\.b(\d+)", text)
-    return max(int(count or 1) * int(bits) // 8 for count, bits in found)
+    result = re.findall(rf"{way}\.global(?:\.v(\d))?\S*\.b(\d+)", text)
+    return max(int(count or 1) * int(bits) // 8 for count, bits in result)
 
 
 def waits(text):
     """Return how often the loops of PTX have all warps of a program wait for each other."""
     lines = text.splitlines()
     labels = {line.split(":")[0]: number for number, line in enumerate(lines) if re.match(r"\$\S+:", line)}
-    found = 0
+    result = 0
     for number, line in enumerate(lines):
         back = re.search(r"bra\S*\s+(\$\S+);", line)
         if back and labels[back.group(1)] < number:
-            found += sum("bar.sync" in each for each in lines[labels[back.group(1)] : number])
-    return found
+            result += sum("bar.sync" in each for each in lines[labels[back.group(1)] : number])
+    return result
 
 
 def spills(text):

@@ -50,12 +50,12 @@ NUMBERS = st.lists(st.one_of(st.integers(-6, 12), st.sampled_from([0.5, -1.5, 2.
 
 
 def run(program, numbers):
-    found = list(numbers)
+    results = list(numbers)
     for step, x, y in program:
-        found.append(STEPS[step](found[x % len(found)], found[y % len(found)]))
-        if abs(found[-1]) > 10**9:
-            found[-1] = 1
-    return {"last": found[-1], "sum": found[-1] + found[-2]}
+        results.append(STEPS[step](results[x % len(results)], results[y % len(results)]))
+        if abs(results[-1]) > 10**9:
+            results[-1] = 1
+    return {"last": results[-1], "sum": results[-1] + results[-2]}
 
 
 @given(
@@ -77,10 +77,10 @@ def test_a_traced_program_gives_what_running_it_gives_or_nothing(program, number
         if list(map(type, other)) != list(map(type, numbers)):
             continue
         try:
-            found = again(other)
+            got = again(other)
         except ArithmeticError:
             continue
-        assert found is None or found == run(program, other)
+        assert got is None or got == run(program, other)
 
 
 @pytest.mark.parametrize("step", STEPS)

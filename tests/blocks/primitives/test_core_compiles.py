@@ -6,9 +6,9 @@ from offline import told_by
 
 def test_kernels_compile_to_wide_loads_and_stores_without_spills(tmp_path):
     pytest.importorskip("triton")
-    found = told_by("compile_core_kernels.py", tmp_path)
+    report = told_by("compile_core_kernels.py", tmp_path)
     norms = {"add_norm", "add_norm_backward", "rotate", "norm_rotate", "norm_rotate_backward"}
-    assert found.keys() == {*norms, "cross_entropy"}
-    for name, each in found.items():
+    assert report.keys() == {*norms, "cross_entropy"}
+    for name, each in report.items():
         # 16 bytes at once
         assert each == {"ld": 16, "st": 16, "spills": 0}, name

@@ -25,22 +25,22 @@ def summed(where, shape, dtypes=(torch.float32, torch.float32), of_norm=True, of
     b, of_norm = drawn([shape, shape if of_norm else (0,)], second, where, 1)
     (gain,) = drawn([shape[-1:]], wide, where, 2)
     given = [each if each.numel() else None for each in (of_norm, of_total)]
-    found = norm_kernel.add_norm_forward(a, b, gain, wide)
-    found += norm_kernel.add_norm_backward(*given, found[1], gain, dtypes)
-    return found, exact_add_norm(a, b, gain, *given)
+    result = norm_kernel.add_norm_forward(a, b, gain, wide)
+    result += norm_kernel.add_norm_backward(*given, result[1], gain, dtypes)
+    return result, exact_add_norm(a, b, gain, *given)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", ROWS)
 def test_sum_and_norm_equal_fp64(where, size, dtype):
-    found, expected = summed(where, ROWS[size], (dtype, dtype))
-    check(found, expected, dtype)
+    got, expected = summed(where, ROWS[size], (dtype, dtype))
+    check(got, expected, dtype)
 
 
 def test_shares_of_a_gain_add_up_over_steps_of_any_size(where, monkeypatch):
     monkeypatch.setattr(fused, "fits", lambda *tensors: True)
     monkeypatch.setattr(norm_kernel, "PROGRAMS", 2)
-    found = []
+    results = []
     for way in (fused.add_norm, reference.add_norm):
         gain, *terms = drawn([(40,), (1, 3, 40), (1, 3, 40), (1, 150, 40), (1, 150, 40)], device=where)
         leaves = [each.requires_grad_() for each in (gain, *terms)]
@@ -50,21 +50,21 @@ def test_shares_of_a_gain_add_up_over_steps_of_any_size(where, monkeypatch):
         for pair in (small, large, small, large):
             normed, total = way(*pair, ready, False, True)
             loss = loss + normed.cos().sum() + total.sin().sum()
-        found.append(torch.autograd.grad(loss, leaves))
-    check(*found, torch.float32)
+        results.append(torch.autograd.grad(loss, leaves))
+    check(*results, torch.float32)
 
 
 @pytest.mark.parametrize(("of_norm", "of_total"), [(True, False), (False, True)])
 def test_either_output_may_have_no_gradient(where, of_norm, of_total):
-    found, expected = summed(where, (2, 5, 24), of_norm=of_norm, of_total=of_total)
-    check(found, expected, torch.float32)
+    got, expected = summed(where, (2, 5, 24), of_norm=of_norm, of_total=of_total)
+    check(got, expected, torch.float32)
 
 
 def test_a_stream_in_fp32_takes_a_narrow_term_and_gives_each_its_own_gradient(where):
-    found, expected = summed(where, (2, 5, 24), (torch.float32, torch.float16))
-    assert [each.dtype for each in found[:4]] == [torch.float32] * 3 + [torch.float16]
-    check([found[3]], [expected[3]], torch.float16)
-    check([*found[:3], found[4]], [*expected[:3], expected[4]], torch.float32)
+    got, expected = summed(where, (2, 5, 24), (torch.float32, torch.float16))
+    assert [each.dtype for each in got[:4]] == [torch.float32] * 3 + [torch.float16]
+    check([got[3]], [expected[3]], torch.float16)
+    check([*got[:3], got[4]], [*expected[:3], expected[4]], torch.float32)
 
 
 def test_each_program_goes_through_several_tiles(where, monkeypatch):
@@ -105,8 +105,8 @@ def test_turned_heads_equal_fp64(where, size, dtype, normed):
     x, gradient, gain = drawn([shape, shape, shape[-1:]], dtype, where)
     gain, table = gain if normed else None, table_for(shape, where)
     to_x, to_gain = rotary_kernel.rotate_backward(gradient, table, x, gain)
-    found = [rotary_kernel.rotate_forward(x, table, gain), to_x, *([] if to_gain is None else [to_gain])]
-    check(found, exact_rotary(x, gain, table, gradient), dtype)
+    results = [rotary_kernel.rotate_forward(x, table, gain), to_x, *([] if to_gain is None else [to_gain])]
+    check(results, exact_rotary(x, gain, table, gradient), dtype)
 
 
 def test_heads_are_read_where_they_lie(where, monkeypatch):

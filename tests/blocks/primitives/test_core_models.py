@@ -81,7 +81,7 @@ def test_replayed_steps_of_kernels_give_the_loss_and_gradients_of_plain_ones(pla
     shake(model)
     model = model.to(planned_for_a_gpu).train()
     graphs = StepGraphs(Replaying, required=True)
-    found = []
+    results = []
     for run in (losses, graphs.losses):
         model.zero_grad()
         for step in range(3):
@@ -89,7 +89,7 @@ def test_replayed_steps_of_kernels_give_the_loss_and_gradients_of_plain_ones(pla
             tokens = tokens_for(model.spec, 2, 6, step).to(planned_for_a_gpu)
             loss, _ = model._losses(tokens, tokens, run)
             loss.backward()
-        found.append({name: each.grad.clone() for name, each in model.named_parameters()})
+        results.append({name: each.grad.clone() for name, each in model.named_parameters()})
     assert {AddBeforeNorm, PrecomputedNorm} < {*kinds(model.graph)}
     assert graphs.replayed == 3
-    close(*found, 1e-6)
+    close(*results, 1e-6)

@@ -70,8 +70,8 @@ def twice(x):
     return 2 * x
 
 
-def close(found, wanted):
-    for got, expected in zip(found, wanted, strict=True):
+def close(result, wanted):
+    for got, expected in zip(result, wanted, strict=True):
         torch.testing.assert_close(got, expected)
 
 
@@ -88,25 +88,25 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_gradients_are_those_of_autograd_whoever_writes_them(way):
     write = {"chained": lambda x: Writes.apply(x) if gradient_slice(x) else twice(x)}.get(way, Writes.apply)
-    found = []
+    results = []
     for functions, made in ((fused, write), (reference, twice)):
         leaves = drawn()
         loss = sum(each.sum() for each in WAYS[way](*parts_of(leaves, functions), made))
         for _ in range(2):
             loss.backward(retain_graph=True)
-        found.append([leaf.grad for leaf in leaves])
-    close(*found)
+        results.append([leaf.grad for leaf in leaves])
+    close(*results)
 
 
 def test_a_pass_over_a_part_leaves_nothing_for_the_next():
-    found = []
+    results = []
     for functions, write in ((fused, Writes.apply), (reference, twice)):
         leaves = drawn()
         q, k, v = parts_of(leaves, functions)
         loss = write(q).sin().sum() + write(k).square().sum() + v.sum()
         alone = torch.autograd.grad(loss, [q, k], retain_graph=True)
-        found.append([*alone, *torch.autograd.grad(loss, leaves)])
-    close(*found)
+        results.append([*alone, *torch.autograd.grad(loss, leaves)])
+    close(*results)
 
 
 def test_a_pass_within_a_pass_writes_elsewhere():
@@ -121,20 +121,20 @@ def test_a_pass_within_a_pass_writes_elsewhere():
 
 
 def test_gradients_of_gradients_are_those_of_autograd():
-    found = []
+    results = []
     for functions in (fused, reference):
         leaves = drawn()
         q, k, v = parts_of(leaves, functions)
         loss = q.sin().sum() + k.square().sum() + v.exp().sum()
         first = torch.autograd.grad(loss, leaves, create_graph=True)
-        found.append(torch.autograd.grad(sum(each.square().sum() for each in first), leaves))
-    close(*found)
+        results.append(torch.autograd.grad(sum(each.square().sum() for each in first), leaves))
+    close(*results)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("normed", [False, True])
 def test_heads_are_turned_back_side_by_side(kernels, dtype, normed):
-    found = []
+    results = []
     for functions in (fused, reference):
         exact = functions is reference
         leaves = drawn(kernels, dtype)
@@ -146,10 +146,10 @@ def test_heads_are_turned_back_side_by_side(kernels, dtype, normed):
         loss = sum((each.float().sin() * number).sum() for number, each in enumerate(made, 1))
         with Joins() as joins:
             grads = torch.autograd.grad(loss, [*leaves, *([gain] if normed else [])])
-        found.append([*made, *grads])
+        results.append([*made, *grads])
         assert joins.joined == exact
     tolerance = {"atol": 2e-2, "rtol": 2e-2} if dtype == torch.float16 else {"atol": 1e-4, "rtol": 1e-4}
-    for got, wanted in zip(*found, strict=True):
+    for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, **tolerance)
 
 
@@ -158,7 +158,7 @@ def test_heads_are_turned_back_side_by_side(kernels, dtype, normed):
 def test_gradients_of_queries_and_slots_are_written_side_by_side(kernels, monkeypatch, way, turned):
     monkeypatch.setattr(depth, "backward_method", lambda *sizes: way)
     angle = torch.tensor([0.3, 0.2, 0.1], device=kernels)
-    found = []
+    results = []
     for functions, attention in ((fused, depth), (reference, depth_reference)):
         leaves = drawn(kernels)
         x, *weights = leaves
@@ -176,20 +176,20 @@ def test_gradients_of_queries_and_slots_are_written_side_by_side(kernels, monkey
             x = x + y.flatten(2)[..., :7]
             loss = loss + y.sin().sum()
         with Joins() as joins:
-            found.append([loss, *torch.autograd.grad(loss, leaves)])
+            results.append([loss, *torch.autograd.grad(loss, leaves)])
         if functions is fused:
             assert joins.joined == 0
-    for got, wanted in zip(*found, strict=True):
+    for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_columns_between_parts_stay_zero(monkeypatch):
     monkeypatch.setattr(reference, "alignment", lambda weight: 16)
-    found = []
+    results = []
     for functions in (fused, reference):
         leaves = drawn()
         q, k, v = parts_of(leaves, functions)
         assert gradient_slice(q) is None
         loss = q.sin().sum() + k.square().sum() + v.exp().sum()
-        found.append(torch.autograd.grad(loss, leaves))
-    close(*found)
+        results.append(torch.autograd.grad(loss, leaves))
+    close(*results)

@@ -81,9 +81,9 @@ def test_the_norm_is_narrow_for_a_product_alone():
 @pytest.fixture
 def made(monkeypatch):
     """The number of sums that made a norm, in a list."""
-    found, real = [], norm_kernel.add_norm_forward
-    monkeypatch.setattr(norm_kernel, "add_norm_forward", lambda *given: found.append(1) or real(*given))
-    return found
+    results, real = [], norm_kernel.add_norm_forward
+    monkeypatch.setattr(norm_kernel, "add_norm_forward", lambda *given: results.append(1) or real(*given))
+    return results
 
 
 def both(where):
@@ -112,12 +112,12 @@ def test_recorded_values_are_those_of_the_reference(planned_for_a_gpu):
     model, plain = both(where)
     tokens = tokens_for(plain.spec, 2, 5)
     names = ["stages.0.0.norm", "stages.0"]
-    with composer.record(model, names) as found:
+    with composer.record(model, names) as result:
         model(tokens.to(where))
     with composer.record(plain, names) as wanted:
         plain(tokens)
     for name in names:
-        torch.testing.assert_close(found[name].cpu(), wanted[name], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(result[name].cpu(), wanted[name], atol=1e-4, rtol=1e-4)
 
 
 def test_a_state_of_another_loop_brings_no_norm(planned_for_a_gpu):

@@ -97,14 +97,14 @@ def test_the_operator_that_compiled_code_calls_is_one():
 
 def test_a_model_trains_by_it(always):
     spec = make(tree({"s": SEQ, "f": FFN}, {"recur": 2, "step": ["s", "f"]}))
-    found = []
+    results = []
     for kernels in ("auto", "reference"):
         one = compiled(spec, kernels)
         tokens = tokens_for(spec)
         loss = one.loss(tokens, tokens)
         loss.backward()
-        found.append([loss, *(each.grad for each in one.parameters())])
+        results.append([loss, *(each.grad for each in one.parameters())])
     # attention and feed-forward have two products each at both steps, and there is the head
     assert len(always) == 3 * (2 * 4 + 1)
-    for got, wanted in zip(*found, strict=True):
+    for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted)

@@ -10,24 +10,24 @@ KEYS = torch.tensor([digest(str(n)) for n in range(64)])
 
 
 def test_numbers_are_uniform_within_rows_and_at_one_position_of_all_rows():
-    found = uniform(KEYS, (40, 25)).flatten(1)
-    assert found.min() > 0
-    assert found.max() < 1
-    assert stats.kstest(found.flatten().numpy(), "uniform").pvalue > 0.01
+    numbers = uniform(KEYS, (40, 25)).flatten(1)
+    assert numbers.min() > 0
+    assert numbers.max() < 1
+    assert stats.kstest(numbers.flatten().numpy(), "uniform").pvalue > 0.01
     many = uniform(torch.tensor([digest(f"row {n}") for n in range(4000)]), (3,))
     assert min(stats.kstest(column.numpy(), "uniform").pvalue for column in many.T) > 0.01
 
 
 def test_neighbours_steps_places_and_rows_are_uncorrelated():
-    found = uniform(KEYS, (1000,))
+    numbers = uniform(KEYS, (1000,))
     others = [
-        found.roll(1, 0),
-        found.roll(1, 1),
+        numbers.roll(1, 0),
+        numbers.roll(1, 1),
         uniform(derive_key(KEYS, "a", 0), (1000,)),
         uniform(derive_key(KEYS, "a", 1), (1000,)),
         uniform(derive_key(KEYS, "b", 1), (1000,)),
     ]
-    related = torch.corrcoef(torch.stack([each.flatten() for each in (found, *others)]))
+    related = torch.corrcoef(torch.stack([each.flatten() for each in (numbers, *others)]))
     assert (related - torch.eye(len(related))).abs().max() < 0.015
 
 
@@ -46,8 +46,8 @@ def test_a_row_is_the_same_alone_and_longer_and_the_global_state_stays():
 
 
 def test_noise_is_a_truncated_normal():
-    found = noise(torch.zeros(64, 50, 20), KEYS, 0.5)
-    assert found.shape == (64, 50, 20)
-    assert found.abs().max() <= CUT * 0.5
+    numbers = noise(torch.zeros(64, 50, 20), KEYS, 0.5)
+    assert numbers.shape == (64, 50, 20)
+    assert numbers.abs().max() <= CUT * 0.5
     expected = stats.truncnorm(-CUT, CUT, scale=0.5)
-    assert stats.kstest(found.flatten()[::7].numpy(), expected.cdf).pvalue > 0.01
+    assert stats.kstest(numbers.flatten()[::7].numpy(), expected.cdf).pvalue > 0.01

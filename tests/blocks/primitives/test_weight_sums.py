@@ -20,12 +20,12 @@ def run(x, first, second, way):
     function, join, alone = way
     (joined,) = join(first, second)
     (single,) = alone(first)
-    found = []
+    results = []
     for _ in range(STEPS):
         x, y = function.project_joined(x, joined, [(4,), (3,)])
         x = torch.tanh(function.project(x, single, (4,)))
-        found.append(y)
-    return torch.cat(found, -1)
+        results.append(y)
+    return torch.cat(results, -1)
 
 
 PLAIN = (reference, reference.join, lambda weight: (weight,))
@@ -48,15 +48,15 @@ def test_gradients_are_those_of_autograd_also_over_several_passes(times):
 
 def test_nothing_is_rounded_between_steps():
     weight = torch.ones(1, 1, requires_grad=True)
-    found = []
+    results = []
     for function, _, alone in (SUMMED, PLAIN):
         with torch.autocast("cpu", torch.bfloat16):
             (cast,) = alone(weight) if function is fused else [weight.to(torch.bfloat16)]
             sum(function.project(torch.ones(1, 1, 1), cast, (1,)).sum() for _ in range(1001)).backward()
-        found.append(float(weight.grad))
+        results.append(float(weight.grad))
         weight.grad = None
-    assert found[0] == 1001
-    assert found[1] != 1001  # 256 + 1 is 256 in bf16
+    assert results[0] == 1001
+    assert results[1] != 1001  # 256 + 1 is 256 in bf16
 
 
 def test_a_pass_over_a_part_leaves_nothing_for_the_next():
@@ -92,13 +92,13 @@ def test_parameters_see_one_gradient_and_hooks_run_once():
 
 
 def test_gradients_of_gradients_are_those_of_autograd():
-    found = []
+    results = []
     for way in (SUMMED, PLAIN):
         x, first, second, _ = drawn()
         y = run(x, first, second, way)
         to_first = torch.autograd.grad(y.square().sum(), [first, x], create_graph=True)
-        found.append(torch.autograd.grad(sum(each.square().sum() for each in to_first), [first, second, x]))
-    for got, wanted in zip(*found, strict=True):
+        results.append(torch.autograd.grad(sum(each.square().sum() for each in to_first), [first, second, x]))
+    for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted)
 
 

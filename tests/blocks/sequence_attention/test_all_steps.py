@@ -38,8 +38,8 @@ def test_a_loop_equals_plain_attention_over_a_sequence_that_grows_by_each_repeat
     logits = torch.nn.functional.rms_norm(x, (10,), w["norm"], 1e-6) @ w["embedding"].T
     torch.testing.assert_close(model(tokens), logits)
     probe(logits).backward()
-    for name, found in gradients(model, tokens).items():
-        torch.testing.assert_close(found, w[name].grad)
+    for name, result in gradients(model, tokens).items():
+        torch.testing.assert_close(result, w[name].grad)
 
 
 @pytest.mark.parametrize("steps", [1, 5])

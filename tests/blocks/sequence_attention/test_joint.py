@@ -53,8 +53,8 @@ def test_a_stack_equals_the_equation_written_for_whole_sequences():
     logits = torch.nn.functional.rms_norm(x, (10,), w["norm"], 1e-6) @ w["embedding"].T
     torch.testing.assert_close(model(tokens), logits)
     probe(logits).backward()
-    for name, found in gradients(model, tokens).items():
-        torch.testing.assert_close(found, w[name].grad)
+    for name, result in gradients(model, tokens).items():
+        torch.testing.assert_close(result, w[name].grad)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -82,5 +82,5 @@ def test_steps_may_be_recomputed_around_it():
     again.load_state_dict(plain.state_dict())
     tokens = tokens_for(plain.spec)
     expected = gradients(plain, tokens)
-    for name, found in gradients(again, tokens).items():
-        torch.testing.assert_close(found, expected[name])
+    for name, got in gradients(again, tokens).items():
+        torch.testing.assert_close(got, expected[name])

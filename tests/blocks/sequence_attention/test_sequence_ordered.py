@@ -25,14 +25,14 @@ def test_its_self_test_finds_what_is_wrong(part, monkeypatch):
     results = check._results
 
     def wrong(attend, *given):
-        found = results(attend, *given)
+        result = results(attend, *given)
         if attend is ordered.attend_ordered:
-            found[part] = found[part] * 1.01
-        return found
+            result[part] = result[part] * 1.01
+        return result
 
     monkeypatch.setattr(check, "_results", wrong)
-    found = check.check_ordered(None, Target("cpu"))
-    assert found.startswith(f"{check._NAMES[part]} is off by 0.01")
+    result = check.check_ordered(None, Target("cpu"))
+    assert result.startswith(f"{check._NAMES[part]} is off by 0.01")
 
 
 def test_the_order_is_ours_within_and_as_it_was_after(monkeypatch):

@@ -75,8 +75,8 @@ def test_torch_takes_the_call_and_keeps_what_is_said():
         with hooks:
             out = windowed.attend_windowed(*leaves, window=3)
         assert out.shape == (batch, length, 4, 8)
-        found = torch.autograd.grad(out, leaves, torch.empty_like(out))
-    assert [each.shape for each in found] == [each.shape for each in leaves]
+        grads = torch.autograd.grad(out, leaves, torch.empty_like(out))
+    assert [each.shape for each in grads] == [each.shape for each in leaves]
     saved = operation.saved(CostContext(length, compute_bytes=2))
     per_token = 2 * 8 * (4 + 2 + 2) + 2 * 8 * 4 + saved.extra
     starts, random_state = 2 * 4 * (batch + 1), 16  # of which costs know nothing

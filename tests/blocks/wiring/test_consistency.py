@@ -22,9 +22,9 @@ STAGE = {"recur": 4, "step": ["s", "d", "f"], "residual": {"scale": "1/steps"}}
 
 
 def spec_of(loss, stage=STAGE, **model):
-    found = tree(BLOCKS, {"stack": 1, "step": ["f"]}, stage)
-    found["model"] |= {"loss": loss, "dropout": 0.1, **model}
-    return found
+    plain = tree(BLOCKS, {"stack": 1, "step": ["f"]}, stage)
+    plain["model"] |= {"loss": loss, "dropout": 0.1, **model}
+    return plain
 
 
 def targets_for(spec):
@@ -50,8 +50,8 @@ def test_the_loss_is_that_of_two_passes_by_hand(vocab):
     close({"loss": loss}, {"loss": long + 0.3 * short + 0.7 * far})
     close(reported, {"long_loss": long, "short_loss": short, "consistency": far}, 1e-4)
     expected = torch.autograd.grad(long + 0.3 * short + 0.7 * far, [*weights.values()])
-    found = torch.autograd.grad(loss, [*weights.values()])
-    close(dict(zip(weights, found, strict=True)), dict(zip(weights, expected, strict=True)), 1e-4)
+    grads = torch.autograd.grad(loss, [*weights.values()])
+    close(dict(zip(weights, grads, strict=True)), dict(zip(weights, expected, strict=True)), 1e-4)
 
 
 def test_what_is_trained_costs_both_passes_and_one_pass_of_few_steps_is_plain():

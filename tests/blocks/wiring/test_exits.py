@@ -26,9 +26,9 @@ STEPS = 4
 
 def spec_of(loss=0.1, gate=GATE, first=None, **stage):
     last = {"recur": STEPS, "step": ["s", "d", "f"], "exit": gate, **stage}
-    found = tree(BLOCKS, {"stack": 1, "step": ["f"], **(first or {})}, last)
-    found["model"]["loss"] = {"exit": loss} if isinstance(loss, float) else loss
-    return found
+    plain = tree(BLOCKS, {"stack": 1, "step": ["f"], **(first or {})}, last)
+    plain["model"]["loss"] = {"exit": loss} if isinstance(loss, float) else loss
+    return plain
 
 
 def by_steps(model):
@@ -83,8 +83,8 @@ def test_the_loss_is_expected_over_exits_less_their_entropy():
     close({"loss": got, **reported}, expected, 1e-6)
     names = [name for name, _ in model.named_parameters() if name != "embedding"]
     weights = [model.get_parameter(name) for name in names]
-    found = [torch.autograd.grad(each, weights) for each in (got, expected["loss"])]
-    close(*(dict(zip(names, each, strict=True)) for each in found), 1e-5)
+    grads = [torch.autograd.grad(each, weights) for each in (got, expected["loss"])]
+    close(*(dict(zip(names, each, strict=True)) for each in grads), 1e-5)
 
 
 @pytest.mark.parametrize("threshold", [0.4, 0.5, 0.9, 1.0])
@@ -151,11 +151,11 @@ def test_a_gate_and_its_loss_go_together(plain, expected):
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_it_costs_what_is_declared():
-    found = tree(
+    plain = tree(
         {"s": {**SEQ, "head_dim": 8}, "f": FFN}, {"recur": 3, "step": ["s", "f"], "exit": GATE}, width=32
     )
-    found["model"] |= {"loss": {"exit": 0.1}, "context": 64}
-    spec = make(found)
+    plain["model"] |= {"loss": {"exit": 0.1}, "context": 64}
+    spec = make(plain)
     model = ComposedModel(spec)
     assert count(spec).params == sum(parameter.numel() for parameter in model.parameters())
     assert declared(spec) == pytest.approx(counted(spec), rel=1e-12)

@@ -24,25 +24,25 @@ BLOCKS = {name: ALL[name] for name in ("seq", "ffn")}
 
 
 def plain(step: list[Any], stage: dict[str, Any] | None = None, **model: Any) -> dict[str, Any]:
-    found = tree(BLOCKS, {"recur": 2, "step": step, **(stage or {})})
-    return {**found, "model": {**found["model"], **model}}
+    plain = tree(BLOCKS, {"recur": 2, "step": step, **(stage or {})})
+    return {**plain, "model": {**plain["model"], **model}}
 
 
 def spec(step: list[Any], stage: dict[str, Any] | None = None, **model: Any) -> Spec:
     return loads(json.dumps(plain(step, stage, **model)))
 
 
-def weights(found: Spec) -> set[str]:
-    return set(compile_graph(found).loop("stages.0").body.weights)
+def weights(result: Spec) -> set[str]:
+    return set(compile_graph(result).loop("stages.0").body.weights)
 
 
 def test_the_innermost_level_applies() -> None:
     step = ["seq", {"use": "ffn", "norm": "sandwich"}, {"parallel": ["seq", "ffn"]}]
-    found = spec(step, POST, residual={"scale": 0.5})
-    around = stage_options(found.model, found.stages[0])
+    built = spec(step, POST, residual={"scale": 0.5})
+    around = stage_options(built.model, built.stages[0])
     names = [
         {key: option.name for key, option in entry_options(around, entry).items()}
-        for entry in found.stages[0].step
+        for entry in built.stages[0].step
         if not isinstance(entry, Stage)
     ]
     rest = {"inject": "none", "residual": "scale"}
@@ -97,12 +97,12 @@ def test_a_difference_is_told_where_it_is() -> None:
 
 def test_a_space_can_choose_an_option_of_an_entry() -> None:
     choice = {"choice": ["pre", "post", "sandwich"]}
-    found = plain(["seq", {"use": "ffn", "norm": choice}]) | {
+    result = plain(["seq", {"use": "ffn", "norm": choice}]) | {
         "search": {"objectives": [{"minimize": "loss"}], "trials": 1},
         "train": {"data": {"task": "hop", "length": 48}, "tokens": 10_000},
     }
-    found["model"] |= {"context": 48, "vocab": 16}
-    space = Space(read_text(json.dumps(found), "t.yaml"))
+    result["model"] |= {"context": 48, "vocab": 16}
+    space = Space(read_text(json.dumps(result), "t.yaml"))
     (parameter,) = space.parameters
     assert parameter.name == "stages.0.step.1.norm"
     hashes = {arch_hash(space.point(lambda _, name=name: name).spec) for name in choice["choice"]}

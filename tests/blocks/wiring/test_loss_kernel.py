@@ -44,10 +44,10 @@ def test_loss_and_gradients_are_those_of_the_head_and_the_loss(
     assert none is None
     leaves = on(here, x, weight)
     made = 3 * fused.head_loss(leaves[0], targets.to(here), leaves[1])[0]
-    found = [made.detach(), *torch.autograd.grad(made, leaves)]
-    assert [each.dtype for each in found] == [torch.float32, dtype, dtype]
-    near([each.cpu() for each in found], exact(x, targets, weight), tolerance)
-    near([loss.detach().cpu()], [found[0].cpu().double() / 3], 1e-6)
+    grads = [made.detach(), *torch.autograd.grad(made, leaves)]
+    assert [each.dtype for each in grads] == [torch.float32, dtype, dtype]
+    near([each.cpu() for each in grads], exact(x, targets, weight), tolerance)
+    near([loss.detach().cpu()], [grads[0].cpu().double() / 3], 1e-6)
 
 
 def test_unscored_tokens_add_nothing_whatever_they_hold(here):
@@ -65,12 +65,12 @@ def test_steps_share_one_gradient_of_the_weight(here):
 
     x, targets, weight = drawn()
     given = [x.detach() * (n + 1) for n in range(3)]
-    found = []
+    results = []
     for way in (steps_head_loss, fused.steps_head_loss):
         leaves = on(here, *(each.requires_grad_() for each in given), weight)
         loss, last = way(leaves[:-1], targets.to(here), leaves[-1], "linear")
-        found.append([loss.detach(), last, *torch.autograd.grad(loss, leaves)])
-    near(found[1], [each.double() for each in found[0]], 1e-6)
+        results.append([loss.detach(), last, *torch.autograd.grad(loss, leaves)])
+    near(results[1], [each.double() for each in results[0]], 1e-6)
 
 
 def test_a_target_outside_of_the_vocabulary_makes_the_loss_nan(here):

@@ -10,7 +10,7 @@ from composer.testing.examples import other_values
 from composer.testing.wiring import CHECKS, HOST, MODEL_CHECKS, examples
 
 OF_OPTIONS = {option: examples(option) for option in all_wiring()}
-EXAMPLES = {name: one for found in OF_OPTIONS.values() for name, one in found.items()}
+EXAMPLES = {name: one for result in OF_OPTIONS.values() for name, one in result.items()}
 FIELDS = {
     f"{key} {value}": {**HOST, "model": {**HOST["model"], key: value}}
     for key, value in other_values(Model)

@@ -123,8 +123,8 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 def test_options_at_their_defaults_leave_every_hash_and_are_shown(facts: dict[str, Any]) -> None:
@@ -135,22 +135,22 @@ def test_options_at_their_defaults_leave_every_hash_and_are_shown(facts: dict[st
 
 @pytest.mark.parametrize("name", ["half", "embedding", "scaled"])
 def test_an_option_is_built_costed_hashed_shown_compared_and_drawn(facts: dict[str, Any], name: str) -> None:
-    found = facts[name]
-    assert found["hash"] != facts["default"]
-    assert found["round trip"]
-    assert found["gradients"]
-    assert found["causal"]
-    assert found["unlike"]
-    assert found["built"] == 0
+    result = facts[name]
+    assert result["hash"] != facts["default"]
+    assert result["round trip"]
+    assert result["gradients"]
+    assert result["causal"]
+    assert result["unlike"]
+    assert result["built"] == 0
     written = {
         "half": ("residual: half", "residual add -> half", "residual half"),
         "embedding": ("step_tag: embedding", "step_tag none -> embedding", "a vector for each of 3 steps"),
         "scaled": ("scaled: 0.25", "entrance input -> {scaled: 0.25}", "entrance {scaled: 0.25}"),
     }
     show, diff, drawn = written[name]
-    assert show in found["show"]
-    assert found["diff"] == [f"stages.0: {diff}"]
-    assert drawn in found["picture"]
+    assert show in result["show"]
+    assert result["diff"] == [f"stages.0: {diff}"]
+    assert drawn in result["picture"]
 
 
 def test_its_weights_and_operations_are_counted(facts: dict[str, Any]) -> None:

@@ -134,10 +134,10 @@ def test_a_mix_equals_the_softmax_over_a_stack(batch, length, heads, reads, dtyp
         token = write(value, token, memory, slot)
     leaves = [start, query, *given]
     ours = attend(start, token, memory, query, reads=reads, heads=heads)
-    found = torch.autograd.grad(ours, leaves, gradient)
+    grads = torch.autograd.grad(ours, leaves, gradient)
     plain = attend_stacked(torch.stack([start, *given]), query, heads)
     expected = torch.autograd.grad(plain, leaves, gradient)
-    named = {str(n): each.double() for n, each in enumerate([ours, *found])}
+    named = {str(n): each.double() for n, each in enumerate([ours, *grads])}
     close(
         named,
         {str(n): each.double() for n, each in enumerate([plain, *expected])},
@@ -157,13 +157,13 @@ def test_the_gradient_of_tied_weights_is_the_sum_of_those_of_untied_copies():
     }
     untied.load_state_dict(copies)
     tokens = tokens_for(tied.spec)
-    found, apart = gradients(tied, tokens), gradients(untied, tokens)
+    grads, apart = gradients(tied, tokens), gradients(untied, tokens)
     close({"logits": untied(tokens)}, {"logits": tied(tokens)})
     summed = {
         name: sum(apart[each] for each in {name.replace(".step.", f".layers.{n}.") for n in range(3)})
-        for name in found
+        for name in grads
     }
-    close(found, summed, 1e-4)
+    close(grads, summed, 1e-4)
 
 
 def test_a_pass_computes_the_same_under_autocast_up_to_its_precision():
@@ -171,8 +171,8 @@ def test_a_pass_computes_the_same_under_autocast_up_to_its_precision():
     tokens = tokens_for(model.spec)
     expected = model(tokens)
     with torch.autocast("cpu", torch.bfloat16):
-        found = model(tokens)
-    close({"logits": found.float()}, {"logits": expected}, 0.1)
+        got = model(tokens)
+    close({"logits": got.float()}, {"logits": expected}, 0.1)
 
 
 def test_other_numbers_of_steps_equal_a_model_built_with_them():

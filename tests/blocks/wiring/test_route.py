@@ -116,9 +116,9 @@ def test_the_loss_teaches_inference_to_choose_what_training_chooses(monkeypatch)
     ran, choose = [], reference.choose_tokens
 
     def spied(*given, **options):
-        found = choose(*given, **options)
-        ran.append(found[2])
-        return found
+        choice = choose(*given, **options)
+        ran.append(choice[2])
+        return choice
 
     monkeypatch.setattr(reference, "choose_tokens", spied)
     model = compiled(spec_of((1.0, 0.5), recur=2, route={"loss": 1.0}))
@@ -216,10 +216,10 @@ def test_what_cannot_be_routed_is_refused_with_the_reason(stage, message):
 def test_attention_to_the_first_step_projects_keys_and_values_once():
     costs = {kv: count(spec_of(None, route={"by": "token", "kv": kv})) for kv in ("here", "first")}
     assert costs["first"].params == costs["here"].params
-    runs = [{row.place: row.executions for row in found.by_operation} for found in costs.values()]
+    runs = [{row.place: row.executions for row in result.by_operation} for result in costs.values()]
     assert runs[0]["stages.0.0.seq.key_rotated"] == 3
     assert runs[1]["stages.0.0.seq.key_rotated"] == 1
-    cached = [found.cache_bytes_per_token for found in costs.values()]
+    cached = [result.cache_bytes_per_token for result in costs.values()]
     assert cached[0] == 3 * cached[1], "memory of tokens that choose is that of all of them"
 
 

@@ -126,8 +126,8 @@ def test_recomputed_operations_give_the_same_gradients(options, mixed):
     again = ComposedModel(spec, recompute=[*recomputable(kept.graph)])
     tokens = tokens_for(spec)
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        expected, found = gradients(kept, tokens), gradients(again, tokens)
-    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+        expected, grads = gradients(kept, tokens), gradients(again, tokens)
+    assert all(torch.equal(grads[name], gradient) for name, gradient in expected.items())
 
 
 @pytest.mark.parametrize(("activation", "times"), [("swiglu", 4), ("relu2", 4), ("relu", 2)])

@@ -26,9 +26,9 @@ WEIGHTS = {"uniform": [1, 1, 1, 1], "linear": [1, 2, 3, 4]}
 
 def spec_of(loss, stage=None, **model):
     stages = [{"stack": 1, "step": ["f"]}, stage or {"recur": 4, "step": ["s", "d", "f"], "inject": "concat"}]
-    found = tree(BLOCKS, *stages)
-    found["model"] |= {"loss": loss, **model}
-    return found
+    plain = tree(BLOCKS, *stages)
+    plain["model"] |= {"loss": loss, **model}
+    return plain
 
 
 def targets_for(spec):
@@ -72,12 +72,12 @@ def test_by_chunks_loss_and_gradients_are_those_of_the_reference(weighting, smal
     weight = torch.randn(11, 6, generator=draw, dtype=torch.float64).requires_grad_()
     targets = torch.randint(11, (3, 5), generator=draw)
     targets = targets.masked_fill(torch.rand(3, 5, generator=draw) < 0.3, -100)
-    found = []
+    results = []
     for function in (steps_head_loss, steps_cross_entropy):
         loss, last = function(states, targets, weight, weighting)
         assert not last.requires_grad
-        found.append([loss, last, *torch.autograd.grad(3 * loss, [weight, *states])])
-    for got, expected in zip(*found, strict=True):
+        results.append([loss, last, *torch.autograd.grad(3 * loss, [weight, *states])])
+    for got, expected in zip(*results, strict=True):
         assert torch.allclose(got, expected, rtol=1e-12)
 
 
@@ -86,15 +86,15 @@ def test_by_chunks_loss_and_gradients_are_those_of_the_reference(weighting, smal
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_the_peak_by_chunks_is_the_predicted_one(size, dtype, small_chunks):
     stage = {"recur": 3, "step": ["s", "f"]}
-    found = tree({"s": {**SEQ, "head_dim": 8}, "f": FFN}, stage, width=16)
-    found["model"] |= {"loss": {"steps": "linear"}, "context": 64, "vocab": 40}
-    found["caps"] = {"train_memory": {"hard": "9GB", "batch_tokens": 256}}
-    spec = make(found)
+    plain = tree({"s": {**SEQ, "head_dim": 8}, "f": FFN}, stage, width=16)
+    plain["model"] |= {"loss": {"steps": "linear"}, "context": 64, "vocab": 40}
+    plain["caps"] = {"train_memory": {"hard": "9GB", "batch_tokens": 256}}
+    spec = make(plain)
     graph = compile_graph(spec)
     assert graph.node("loss").kernel.name == "steps_head_loss"
     predicted = Memory(graph, Batch(256, 64, size)).total
-    found = measured(spec, 4, dtype or torch.float32, autocast=dtype is None, fake=False)
-    assert predicted == pytest.approx(found, rel=0.01)
+    plain = measured(spec, 4, dtype or torch.float32, autocast=dtype is None, fake=False)
+    assert predicted == pytest.approx(plain, rel=0.01)
 
 
 def test_every_step_has_a_head_in_training_alone():

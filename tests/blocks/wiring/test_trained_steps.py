@@ -21,9 +21,9 @@ TRAIN = {"data": {"task": "hop", "length": 32, "symbols": 4}, "tokens": 3200, "b
 
 def spec(train, steps=4, **rest):
     recur = {"steps": steps, "train": train}
-    found = tree({"s": SEQ, "d": DEPTH, "f": FFN}, {"recur": recur, "step": ["s", "d", "f"]})
-    found["model"] = {**found["model"], "vocab": 300, "context": 32}
-    return make({**found, "train": {**TRAIN, **rest}})
+    plain = tree({"s": SEQ, "d": DEPTH, "f": FFN}, {"recur": recur, "step": ["s", "d", "f"]})
+    plain["model"] = {**plain["model"], "vocab": 300, "context": 32}
+    return make({**plain, "train": {**TRAIN, **rest}})
 
 
 @pytest.mark.parametrize(("mean", "sigma", "most"), [(8, 0.5, 32), (33, 0.5, 64), (4, 2, 9), (6.5, 0, 20)])
@@ -49,20 +49,20 @@ def test_the_log_normal_poisson_has_the_probabilities_of_scipy(mean, sigma, most
 
 
 def test_the_mean_is_that_before_the_maximum():
-    found = trained_steps(spec({"poisson_lognormal": {"mean": 5, "max": 200}}))["stages.0"]
-    assert (found.least, found.most) == (1, 200)
-    assert found.expected == pytest.approx(5, abs=1e-6)
+    got = trained_steps(spec({"poisson_lognormal": {"mean": 5, "max": 200}}))["stages.0"]
+    assert (got.least, got.most) == (1, 200)
+    assert got.expected == pytest.approx(5, abs=1e-6)
     less = trained_steps(spec({"poisson_lognormal": {"mean": 5, "max": 6}}))["stages.0"]
     assert less.expected < 4.6
 
 
 @pytest.mark.parametrize("train", [{"uniform": [2, 5]}, {"poisson_lognormal": {"mean": 3, "max": 6}}])
 def test_drawn_numbers_follow_the_distribution(train):
-    found = spec(train)
+    built = spec(train)
     shares = Counter()
-    for share, numbers in step_mix(found):
+    for share, numbers in step_mix(built):
         shares[numbers["stages.0"]] += share
-    drawn = Counter(drawn_steps(found, n // 2, n % 2)["stages.0"] for n in range(20_000))
+    drawn = Counter(drawn_steps(built, n // 2, n % 2)["stages.0"] for n in range(20_000))
     assert drawn.keys() <= shares.keys()
     for number, share in shares.items():
         # five standard deviations
@@ -70,8 +70,8 @@ def test_drawn_numbers_follow_the_distribution(train):
 
 
 def test_draws_depend_on_the_seed_the_optimizer_step_and_the_micro_batch():
-    def row(found, step=range(40), micro=(0,)):
-        return [drawn_steps(found, n, m)["stages.0"] for n in step for m in micro]
+    def row(result, step=range(40), micro=(0,)):
+        return [drawn_steps(result, n, m)["stages.0"] for n in step for m in micro]
 
     one = spec({"uniform": [1, 8]})
     assert row(one) == row(make(json.loads(json.dumps(one.model_dump(by_alias=True, exclude_none=True)))))
@@ -82,23 +82,23 @@ def test_draws_depend_on_the_seed_the_optimizer_step_and_the_micro_batch():
 def test_stages_draw_independently():
     recur = {"steps": 2, "train": {"uniform": [1, 2]}}
     inner = {"recur": recur, "step": ["s"]}
-    found = make(tree({"s": SEQ, "f": FFN}, {"recur": recur, "step": [inner, "f"]}, inner))
-    assert {place for _, numbers in step_mix(found) for place in numbers} == {
+    built = make(tree({"s": SEQ, "f": FFN}, {"recur": recur, "step": [inner, "f"]}, inner))
+    assert {place for _, numbers in step_mix(built) for place in numbers} == {
         "stages.0",
         "stages.0.0",
         "stages.1",
     }
-    drawn = Counter(tuple(drawn_steps(found, n, 0).values()) for n in range(800))
+    drawn = Counter(tuple(drawn_steps(built, n, 0).values()) for n in range(800))
     assert len(drawn) == 8
     assert min(drawn.values()) > 60
 
 
 def test_late_steps_begin_at_a_whole_optimizer_step():
-    found = spec({"at": 0.25})
-    assert found.train.steps == 10
-    assert [drawn_steps(found, n, 0)["stages.0"] for n in range(10)] == [1, 1, *[4] * 8]
-    assert step_mix(found) == [(0.2, {"stages.0": 1}), (0.8, {"stages.0": 4})]
-    assert trained_steps(found)["stages.0"].expected == pytest.approx(3.4)
+    built = spec({"at": 0.25})
+    assert built.train.steps == 10
+    assert [drawn_steps(built, n, 0)["stages.0"] for n in range(10)] == [1, 1, *[4] * 8]
+    assert step_mix(built) == [(0.2, {"stages.0": 1}), (0.8, {"stages.0": 4})]
+    assert trained_steps(built)["stages.0"].expected == pytest.approx(3.4)
 
 
 def test_a_mapping_that_says_no_more_than_its_number_is_the_number():

@@ -246,9 +246,9 @@ def others(config: type[Config], name: str, tree: Plain, path: tuple[Any, ...]) 
         ]
     else:
         given = field.examples or values_of(field.annotation)
-    found = [other for value in given if (other := accepted(tree, (*path, key), value))]
+    results = [other for value in given if (other := accepted(tree, (*path, key), value))]
     numbers = (accepted(tree, (*path, key), value) for value in SCALARS)
-    yield from found or [other for other in numbers if other][:1]
+    yield from results or [other for other in numbers if other][:1]
 
 
 def accepted(tree: Plain, path: tuple[Any, ...], value: Any) -> Plain | None:
@@ -268,13 +268,13 @@ def pairs(name: str, field: str) -> Iterator[tuple[Plain, Plain]]:
     if (given := CHANGES.get(f"{name}.{key}")) is not None:
         yield given[0], changed(*given)
         return
-    found = [*others(config, field, tree, path)] if path[:1] != ("train",) or path[1:2] == ("data",) else []
-    if not found and any(isinstance(each, WiringUnion) for each in config.model_fields[field].metadata):
+    results = [*others(config, field, tree, path)] if path[:1] != ("train",) or path[1:2] == ("data",) else []
+    if not results and any(isinstance(each, WiringUnion) for each in config.model_fields[field].metadata):
         yield from pairwise(models_with(key).values())
     if path[:1] == ("train",) and path[:2] != ("train", "data"):
         tree = RUN if config.__name__ != "Muon" else changed(RUN, {"train.optimizer": at(tree, path)})
-        found = [*others(config, field, tree, path)]
-    yield from ((tree, other) for other in found)
+        results = [*others(config, field, tree, path)]
+    yield from ((tree, other) for other in results)
 
 
 def at(tree: Any, path: tuple[Any, ...]) -> Any:
@@ -305,9 +305,9 @@ def test_every_field_acts(name: str, files: Path, monkeypatch: pytest.MonkeyPatc
         key = info.alias or field
         if f"{name}.{key}" in NOT_SHOWN:
             continue
-        found = [*pairs(name, field)]
-        assert found, f"{name}.{key}: no other value"
-        for before, after in found:
+        results = [*pairs(name, field)]
+        assert results, f"{name}.{key}: no other value"
+        for before, after in results:
             one, two = (observed(look, json.dumps(each)) for each in (before, after))
             assert one != two, f"{name}.{key}: nothing changes with {json.dumps(after)}"
 

@@ -29,9 +29,9 @@ def spec(stages: Any, model: Any = None, train: Any = None, **fields: Any) -> di
     """A spec of these stages; `fields` are those of blocks, such as s={"depth": "joint"}."""
     text = json.dumps(stages)
     blocks = {name: {**BLOCKS[name], **fields.get(name, {})} for name in BLOCKS if f'"{name}"' in text}
-    found = {"schema": 1, "name": "t", "blocks": blocks, "stages": stages}
-    found["model"] = {"width": 16, "vocab": 300, "context": 16, **(model or {})}
-    return found | ({"train": {"data": TEXT, "tokens": "1M", **train}} if train else {})
+    by_name = {"schema": 1, "name": "t", "blocks": blocks, "stages": stages}
+    by_name["model"] = {"width": 16, "vocab": 300, "context": 16, **(model or {})}
+    return by_name | ({"train": {"data": TEXT, "tokens": "1M", **train}} if train else {})
 
 
 def decay(shape: str, tokens: int, share: float = 0.2) -> dict[str, Any]:

@@ -112,14 +112,14 @@ def places(value, path=()):
 
 def known():
     """Map the name of each config to the config, the plain spec that has it, and its place there."""
-    found = {}
+    results = {}
     for tree in trees():
         for config, path in places(loads(json.dumps(tree))):
-            found.setdefault(type(config).__name__, (type(config), tree, path))
+            results.setdefault(type(config).__name__, (type(config), tree, path))
     tree = put({**next(trees()), "search": SEARCH}, ("train", "lr"), {"choice": [1e-3, 1e-2]})
     for config, path in places(Space(read_text(json.dumps(tree), "t.yaml")).search, ("search",)):
-        found[type(config).__name__] = (type(config), tree, path)
-    return found
+        results[type(config).__name__] = (type(config), tree, path)
+    return results
 
 
 def put(tree, path, value):
@@ -169,15 +169,15 @@ def _source(config):
 def seen(name, config, tree, path, before, drawn, generate):
     """Return which parts of the language see the field of one config, by name of the part."""
     other = put(tree, (*path, "probe"), "other")
-    found = {
+    by_name = {
         "schema": _schema(name)["probe"].get("description") == "A new field.",
         "old hashes": hashes(tree) == before,
         "manual": _manual(config, generate),
     }
     if path[:1] == ("search",):
-        return found | {"hash": (hashes(other) != before) == ("baselines" not in path)}
-    found["generated specs"] = name in drawn or not _is_drawn(path)
-    return found | _spec_sees(name, path, tree, other, before)
+        return by_name | {"hash": (hashes(other) != before) == ("baselines" not in path)}
+    by_name["generated specs"] = name in drawn or not _is_drawn(path)
+    return by_name | _spec_sees(name, path, tree, other, before)
 
 
 @cache
@@ -214,7 +214,7 @@ def _spec_sees(name, path, tree, other, before):
     for step in path:
         shown = shown[step]
     part = "arch" if path[:1] != ("train",) else "run"
-    found = {
+    by_name = {
         "hash": (hashes(other)[part] != before[part]) == (path[:1] != ("caps",)),
         "show": shown.get("probe") == "usual",
         "round trip": loads(resolved_yaml(b)) == loads(changed_yaml(b)) == b != a,
@@ -224,23 +224,23 @@ def _spec_sees(name, path, tree, other, before):
     }
     if path[:1] == ("blocks",):
         block = path[1]
-        found["alignment"] = _likeness(a, b, block, block, set(), {0}) < _likeness(
+        by_name["alignment"] = _likeness(a, b, block, block, set(), {0}) < _likeness(
             a, a, block, block, set(), {0}
         )
         # a block's own words stand for the fields of a mapping
-        found["picture"] = bool(path[2:]) or "probe other" in svg(picture(b))
+        by_name["picture"] = bool(path[2:]) or "probe other" in svg(picture(b))
     elif path[:1] == ("stages",):
         names = {block: block for block in a.blocks}
         one, two = (spec.stages[path[1]] for spec in (a, b))
         if name in ("BlockUse", "Parallel"):
             one, two = one.step[0], two.step[0]
-        found["alignment"] = _entry_cost(one, two, names) > _entry_cost(one, one, names)
+        by_name["alignment"] = _entry_cost(one, two, names) > _entry_cost(one, one, names)
         # of a distribution of steps it has the range alone
         if name not in ("BlockUse", "Parallel") and "recur" not in path[:-1]:
-            found["picture"] = "probe" in svg(picture(b))
+            by_name["picture"] = "probe" in svg(picture(b))
     if path[:1] in (("model",), ("blocks",), ("stages",), ("train",)):
-        found["search moves"] = _moves(tree, path, b)
-    return found
+        by_name["search moves"] = _moves(tree, path, b)
+    return by_name
 
 
 def _moves(tree, path, wanted):
@@ -284,7 +284,7 @@ def draw(wanted):
     from hypothesis import HealthCheck, Phase, given, seed, settings
     from strategies import CAPS, block, config, specs, stage, task, train
 
-    found = set()
+    results = set()
     # alone they are cheaper to draw than in whole specs
     blocks = block(16).map(lambda plain: validated(block_types()[plain["type"]], plain))
     tasks = {kind: task(kind, 32) for kind in data_tasks().values()}
@@ -310,24 +310,24 @@ def draw(wanted):
         )
         @given(part)
         def drawing(drawn):
-            found.update(type(each).__name__ for each, _ in places(drawn) if each.probe == "other")
+            results.update(type(each).__name__ for each, _ in places(drawn) if each.probe == "other")
 
         drawing()
 
     for number in range(500):
         for section, parts in sections.items():
             for part in parts:
-                if section in missing(wanted, found):
+                if section in missing(wanted, results):
                     collect(part, number)
         # entries of steps are in whole specs alone
-        if missing(wanted, found) - {"blocks"} and number < 25:
+        if missing(wanted, results) - {"blocks"} and number < 25:
             collect(specs(trained=True), number)
-    return found
+    return results
 
 
-def missing(wanted, found):
+def missing(wanted, result):
     """Return the sections that have a config which has not been found."""
-    return {section for name, section in wanted.items() if name not in found}
+    return {section for name, section in wanted.items() if name not in result}
 
 
 def main():
@@ -338,8 +338,8 @@ def main():
     spec.loader.exec_module(generate)
     wanted = {name: str(path[0]) if path else "" for name, (*_, path) in known().items() if _is_drawn(path)}
     drawn = draw(wanted)
-    found = {name: seen(name, *rest, before[name], drawn, generate) for name, rest in known().items()}
-    print(json.dumps(found))
+    by_name = {name: seen(name, *rest, before[name], drawn, generate) for name, rest in known().items()}
+    print(json.dumps(by_name))
 
 
 if __name__ == "__main__":

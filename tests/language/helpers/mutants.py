@@ -29,13 +29,13 @@ LARGEST = 300_000
 @cache
 def corpus() -> list[dict[str, Any]]:
     """Return small shipped specs as plain data, with every field written out."""
-    found = []
+    results = []
     for path in sorted(SPECS.rglob("*.yaml")):
         if "\nsearch:" not in path.read_text(encoding="utf-8") and path.parent.name != "studies":
             spec = load(path)
             if count(spec).params <= LARGEST:
-                found.append(yaml.safe_load(resolved_yaml(spec)))
-    return found
+                results.append(yaml.safe_load(resolved_yaml(spec)))
+    return results
 
 
 @cache

@@ -52,8 +52,8 @@ def test_a_trainer_scores_and_saves_the_average_and_trains_the_weights(tmp_path)
     expected = averaged(watch.weights)
     for one, two in zip(watch.weights, plain.weights, strict=True):
         assert all(torch.equal(one[name], two[name]) for name in one)
-    for found in (watch.scored[-1], kept(model)):
-        torch.testing.assert_close(found, expected)
+    for got in (watch.scored[-1], kept(model)):
+        torch.testing.assert_close(got, expected)
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     saved = read_checkpoint(tmp_path / "end.ckpt")
     torch.testing.assert_close({name: saved["state_dict"][name] for name in expected}, expected)

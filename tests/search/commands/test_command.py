@@ -113,8 +113,8 @@ def test_what_cannot_be_searched_is_told(small, tmp_path, capsys, monkeypatch, a
 def ended(folder: Path, *overrides: str, watch=None, fault=None, baseline="") -> tuple[State, str]:
     fake = FakeTraining() if fault is None else FakeTraining(fault)
     space = toy(folder, *overrides, baseline=baseline)
-    found = run_search(space, folder / "run", fake, watch or (lambda event, state: None))
-    return found.state, "\n".join(summary(folder / "run", found.state, found.reason))
+    result = run_search(space, folder / "run", fake, watch or (lambda event, state: None))
+    return result.state, "\n".join(summary(folder / "run", result.state, result.reason))
 
 
 def test_plain_lines_tell_each_run_once(tmp_path):

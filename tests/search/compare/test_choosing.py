@@ -39,26 +39,26 @@ def means(results):
 )
 def test_the_cheapest_within_one_standard_error_of_the_best_mean_wins(cheap, winner):
     results = {"dear": [(a, 8.0) for a in (0.9, 0.91, 0.89)], "cheap": [(a, 2.0) for a in cheap]}
-    found = choose(TWO, results)
-    assert (found.winner, found.best) == (winner, "dear")
-    assert found.error == pytest.approx(math.sqrt(0.0001 / 3))
+    choice = choose(TWO, results)
+    assert (choice.winner, choice.best) == (winner, "dear")
+    assert choice.error == pytest.approx(math.sqrt(0.0001 / 3))
 
 
 @given(candidates)
 def test_the_standard_error_is_pooled_over_candidates(results):
-    found = choose(TWO, results)
+    choice = choose(TWO, results)
     pooled = fmean(variance(value for value, _ in each) for each in results.values())
-    assert found.error == pytest.approx(math.sqrt(pooled / 3))
+    assert choice.error == pytest.approx(math.sqrt(pooled / 3))
 
 
 @given(candidates)
 def test_the_winner_is_within_one_standard_error_and_no_finalist_dominates_it(results):
-    found, mean = choose(TWO, results), means(results)
-    assert mean[found.best][0] == max(value for value, _ in mean.values())
-    assert mean[found.winner][0] >= mean[found.best][0] - found.error
-    own = TWO.ascending(mean[found.winner])
+    choice, mean = choose(TWO, results), means(results)
+    assert mean[choice.best][0] == max(value for value, _ in mean.values())
+    assert mean[choice.winner][0] >= mean[choice.best][0] - choice.error
+    own = TWO.ascending(mean[choice.winner])
     assert not any(dominates(TWO.ascending(other), own) for other in mean.values())
-    assert mean[found.winner][1] <= mean[found.best][1]
+    assert mean[choice.winner][1] <= mean[choice.best][1]
 
 
 @given(candidates)
@@ -70,16 +70,16 @@ def test_the_order_of_objectives_does_not_matter(results):
 @given(candidates)
 def test_with_one_objective_the_best_mean_wins(results):
     single = {key: [(value,) for value, _ in each] for key, each in results.items()}
-    found = choose(ONE, single)
-    assert means(single)[found.winner] == max(means(single).values())
-    assert found.error is None
+    choice = choose(ONE, single)
+    assert means(single)[choice.winner] == max(means(single).values())
+    assert choice.error is None
 
 
 @given(st.dictionaries(st.integers(0, 9), st.tuples(accuracy, cost), min_size=1))
 def test_with_one_result_each_the_best_wins_and_among_equals_the_cheapest(results):
-    found = choose(TWO, {key: [values] for key, values in results.items()})
-    assert TWO.ascending(results[found.winner]) == max(map(TWO.ascending, results.values()))
-    assert found.error is None
+    choice = choose(TWO, {key: [values] for key, values in results.items()})
+    assert TWO.ascending(results[choice.winner]) == max(map(TWO.ascending, results.values()))
+    assert choice.error is None
 
 
 def test_without_candidates_there_is_no_winner():
@@ -96,11 +96,11 @@ def test_the_knee_is_farthest_from_the_line_between_the_ends():
 
 @given(front_of_two, st.floats(0.5, 100), st.floats(-10, 10))
 def test_the_knee_does_not_depend_on_units(front, scale, offset):
-    found = knee(TWO, front)
-    if found is not None:
+    chosen = knee(TWO, front)
+    if chosen is not None:
         moved = {key: (value, scale * spent + offset) for key, (value, spent) in front.items()}
         again = knee(TWO, moved)
-        (a, x), (b, y) = front[found], front[again]
+        (a, x), (b, y) = front[chosen], front[again]
         wide = max(v for v, _ in front.values()) - min(v for v, _ in front.values())
         far = max(v for _, v in front.values()) - min(v for _, v in front.values())
         assert (a - b) / wide == pytest.approx((x - y) / far, abs=1e-6)

@@ -70,9 +70,9 @@ def test_the_winner_is_the_finalist_with_the_best_mean_whatever_the_search_saw(t
 def test_until_all_finalists_are_trained_again_the_winner_is_that_of_the_search(tmp_path):
     class Reversed(Luck):
         def __call__(self, spec, *more):
-            found = super().__call__(spec, *more)
-            found.metrics["accuracy"] *= -1 if spec.train.seed else 1
-            return found
+            result = super().__call__(spec, *more)
+            result.metrics["accuracy"] *= -1 if spec.train.seed else 1
+            return result
 
     winners = []
 

@@ -15,13 +15,13 @@ results = st.lists(st.floats(-1e3, 1e3).map(lambda value: round(value, 3)), min_
 
 @given(one=results, other=results)
 def test_p_is_a_share_of_splits_that_no_order_changes(one, other):
-    found = permutation_test(one, other)
-    assert 0 < found <= 1
-    assert found * math.comb(len(one) + len(other), len(one)) == pytest.approx(
-        round(found * math.comb(len(one) + len(other), len(one)))
+    p = permutation_test(one, other)
+    assert 0 < p <= 1
+    assert p * math.comb(len(one) + len(other), len(one)) == pytest.approx(
+        round(p * math.comb(len(one) + len(other), len(one)))
     )
     assert (
-        found
+        p
         == permutation_test(other, one)
         == permutation_test(one[::-1], other)
         == permutation_test([-x for x in one], [-x for x in other])

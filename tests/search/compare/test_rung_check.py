@@ -36,10 +36,10 @@ class Misleading(FakeTraining):
     """What is good at the first rung is bad later."""
 
     def __call__(self, spec, folder, until, report):
-        found = super().__call__(spec, folder, until, report)
-        if found.tokens == 2048:
-            found.metrics["accuracy"] = 1 - found.metrics["accuracy"]
-        return found
+        result = super().__call__(spec, folder, until, report)
+        if result.tokens == 2048:
+            result.metrics["accuracy"] = 1 - result.metrics["accuracy"]
+        return result
 
 
 def tau_bound(records, rung, goals):
@@ -61,8 +61,8 @@ def finished(pairs):
 def test_tau_is_agreeing_less_disagreeing_pairs_over_those_that_are_ranked(pairs):
     ranked = [((a > b) - (a < b), (x > y) - (x < y)) for (a, x), (b, y) in combinations(pairs, 2)]
     agree, ones, others = (sum(one[i] * one[j] for one in ranked) for i, j in ((0, 1), (0, 0), (1, 1)))
-    found = kendall(*zip(*pairs, strict=True))
-    assert found == pytest.approx(agree / math.sqrt(ones * others)) if ones * others else math.isnan(found)
+    tau = kendall(*zip(*pairs, strict=True))
+    assert tau == pytest.approx(agree / math.sqrt(ones * others)) if ones * others else math.isnan(tau)
     # a weight of two is the same as being there twice
     doubled = kendall(*zip(*pairs, pairs[0], strict=True))
     weighted = kendall(*zip(*pairs, strict=True), weights=np.array([2.0] + [1.0] * (len(pairs) - 1)))

@@ -128,22 +128,22 @@ def test_fronts_peel_off_what_nobody_left_beats(values):
 
 @given(st.one_of(*(st.lists(values, max_size=30) for values in (one, two, *more))), st.data())
 def test_fronts_kept_up_to_date_are_those_sorted_anew(values, data):
-    found = Fronts()
+    fronts_ = Fronts()
     for number, value in enumerate(values, 1):
         # the first are sorted in together, those after them one by one
-        found.add(value)
+        fronts_.add(value)
         if number > data.draw(st.integers(8, 20), label="asked from then on"):
-            found.layers()
+            fronts_.layers()
     own = data.draw(st.sampled_from(values)) if values else ()
     ranks = fronts(values)
     layers = [{v for v, rank in zip(values, ranks, strict=True) if rank == n} for n in range(len({*ranks}))]
-    assert list(map(set, found.layers())) == layers
-    assert sorted(found) == sorted(values)
+    assert list(map(set, fronts_.layers())) == layers
+    assert sorted(fronts_) == sorted(values)
     everyone = [own, *values]
     of_all = fronts(everyone)
     for measured in range(len(own)):
         places = [(rank, -v[measured]) for rank, v in zip(of_all, everyone, strict=True)]
-        assert found.ahead(own, measured) == sum(place < places[0] for place in places)
+        assert fronts_.ahead(own, measured) == sum(place < places[0] for place in places)
 
 
 def rival(tokens=8192, batch=1024):
@@ -238,9 +238,9 @@ def test_a_search_with_rungs_in_flops_trains_to_exactly_these(tmp_path, marks, e
 
 
 def test_a_dry_run_tells_how_many_points_are_trained_beyond_each_rung_in_flops(tmp_path):
-    found = preview(toy(tmp_path, "search.rungs={flops: [186M, 1G, 900G]}"), 60)
-    feasible = [point.costs["train_flops"] for point in found.points if point.verdict == "feasible"]
-    lines = [line for line in found.lines() if line.startswith("trained beyond")]
+    shown = preview(toy(tmp_path, "search.rungs={flops: [186M, 1G, 900G]}"), 60)
+    feasible = [point.costs["train_flops"] for point in shown.points if point.verdict == "feasible"]
+    lines = [line for line in shown.lines() if line.startswith("trained beyond")]
     counts = [int(line.split(": ")[1].split()[0]) for line in lines]
     assert [line.split(":")[0] for line in lines] == [
         f"trained beyond {mark} FLOPs" for mark in ("186M", "1G", "900G")

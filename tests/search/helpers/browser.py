@@ -29,7 +29,7 @@ FLAGS = (
 
 def installed() -> str | None:
     """The path of a browser, if there is one."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    return next((result for name in NAMES if (result := shutil.which(name))), None)
 
 
 class Page:
@@ -51,12 +51,12 @@ class Page:
             message["sessionId"] = self.session
         os.write(self._send, json.dumps(message).encode() + b"\0")
         while True:
-            found = self._next()
-            if found.get("id") == self._count:
-                assert "error" not in found, found
-                result: dict[str, Any] = found["result"]
+            outcome = self._next()
+            if outcome.get("id") == self._count:
+                assert "error" not in outcome, outcome
+                result: dict[str, Any] = outcome["result"]
                 return result
-            self.events.append(found)
+            self.events.append(outcome)
 
     def open(self, url: str) -> None:
         """Go to a page, afresh, and wait for it to be loaded."""
@@ -68,9 +68,9 @@ class Page:
 
     def run(self, script: str) -> Any:
         """Return what an expression is worth in the page."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     def click(self, selector: str) -> None:
         """Click in the middle of what a selector finds first, as a pointer does."""
@@ -93,17 +93,17 @@ class Page:
 
     def faults(self) -> list[str]:
         """What was logged as an error or warning, thrown or refused since the page was opened."""
-        found = []
+        results = []
         for event in self.events:
             params = event.get("params", {})
             match event["method"]:
                 case "Log.entryAdded":
-                    found.append(params["entry"]["text"])
+                    results.append(params["entry"]["text"])
                 case "Runtime.exceptionThrown":
-                    found.append(json.dumps(params["exceptionDetails"]))
+                    results.append(json.dumps(params["exceptionDetails"]))
                 case "Runtime.consoleAPICalled":
-                    found.append(json.dumps(params["args"]))
-        return found
+                    results.append(json.dumps(params["args"]))
+        return results
 
     def requests(self) -> list[str]:
         """The addresses that were asked for since the page was opened."""
@@ -125,8 +125,8 @@ class Page:
             assert more, "the browser has gone"
             self._rest += more
         line, self._rest = self._rest.split(b"\0", 1)
-        found: dict[str, Any] = json.loads(line)
-        return found
+        report: dict[str, Any] = json.loads(line)
+        return report
 
 
 @contextmanager

@@ -105,13 +105,13 @@ class Luck(FakeTraining):
         self.lr, self.specs = lr, {}
 
     def __call__(self, spec, folder, until, report):
-        found = super().__call__(spec, folder, until, report)
+        result = super().__call__(spec, folder, until, report)
         self.specs[f"{folder.parent.name}/{folder.name}"] = spec
         luck = {0: 0.3, 1: 0.1, 2: -0.1, 3: 0.06}[spec.train.seed]
         same = spec.model_copy(update={"train": spec.train.model_copy(update={"lr": self.lr})})
-        value = accuracy(same, found.tokens) + luck - 100 * abs(spec.train.lr - self.lr)
-        found.metrics["accuracy"] = value
-        return found
+        value = accuracy(same, result.tokens) + luck - 100 * abs(spec.train.lr - self.lr)
+        result.metrics["accuracy"] = value
+        return result
 
 
 SMALL = """\

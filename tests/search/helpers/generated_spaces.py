@@ -21,7 +21,7 @@ BASE = {
 def some(*values: Any) -> st.SearchStrategy[Any]:
     """One of the values, or a choice of several."""
     several = st.lists(st.sampled_from(values), min_size=1, max_size=3, unique=True)
-    return st.sampled_from(values) | several.map(lambda found: {"choice": found})
+    return st.sampled_from(values) | several.map(lambda result: {"choice": result})
 
 
 @st.composite

@@ -30,8 +30,8 @@ def imported(root: Path, *overrides: str, baseline: str = "", storage: str | Non
 
 def records(folder: Path) -> dict[str, dict]:
     """The records of a search by identity."""
-    found = [json.loads(path.read_text()) for path in sorted((folder / "records").glob("*.json"))]
-    return {record["identity"]: record for record in found}
+    results = [json.loads(path.read_text()) for path in sorted((folder / "records").glob("*.json"))]
+    return {record["identity"]: record for record in results}
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:

@@ -128,10 +128,10 @@ def main(root: Path, stride: int, storage: str | None = None) -> None:
         assert first == signal.SIGKILL, f"step {at}: ended with {first}"
         again = search(killed, 0, storage)
         assert again == 0, f"step {at}: the second start ended with {again}"
-        found = left_behind(killed, storage)
+        left = left_behind(killed, storage)
         shutil.rmtree(killed)
         # a run killed between two checkpoints repeats that piece and no other
-        assert len(found["work"]) - len(expected["work"]) in (0, 1), f"step {at}: {found['work']}"
-        found["work"] = list(dict.fromkeys(found["work"]))
+        assert len(left["work"]) - len(expected["work"]) in (0, 1), f"step {at}: {left['work']}"
+        left["work"] = list(dict.fromkeys(left["work"]))
         for what, value in expected.items():
-            assert found[what] == value, f"step {at}: {what}\n{found[what]}\n{value}"
+            assert left[what] == value, f"step {at}: {what}\n{left[what]}\n{value}"

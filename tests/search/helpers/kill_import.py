@@ -78,9 +78,9 @@ def main(root: Path, stride: int) -> None:
         shutil.rmtree(without, ignore_errors=True)
         shutil.copytree(killed, without)
         assert imports(killed, 0) == 0, f"step {at}: the second start ended badly"
-        found = left_behind(killed, None)
+        left = left_behind(killed, None)
         for what, value in expected.items():
-            assert found[what] == value, f"step {at}: {what}\n{found[what]}\n{value}"
+            assert left[what] == value, f"step {at}: {what}\n{left[what]}\n{value}"
         assert sorted(path.name for path in (killed / "run" / "imported").iterdir()) == folders
         # who does not import again finds nothing in the way, and may still do it later
         run_search(wider(without), without / "run", FakeTraining())

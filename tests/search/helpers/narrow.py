@@ -70,12 +70,12 @@ def narrow(folder: Path, *overrides: str) -> Space:
     return load_space(folder / "narrow.yaml", overrides)
 
 
-def accuracy(found: Candidate) -> float:
+def accuracy(result: Candidate) -> float:
     """Grows with parameters and FLOPs; recurrence, the step and the learning rate have their say."""
-    step = {"plain": 0.0, "dreamer": 0.5, "side": 0.3}[str(found.params["stages.0.step"])]
-    rate = abs(math.log10(float(found.params["train.lr"] or 0)) + 2.2)
-    trips = abs(int(found.params["stages.0.recur"] or 0) - 4)
-    size = math.log(found.costs["params"]) + 0.5 * math.log(found.costs["flops_per_token"])
+    step = {"plain": 0.0, "dreamer": 0.5, "side": 0.3}[str(result.params["stages.0.step"])]
+    rate = abs(math.log10(float(result.params["train.lr"] or 0)) + 2.2)
+    trips = abs(int(result.params["stages.0.recur"] or 0) - 4)
+    size = math.log(result.costs["params"]) + 0.5 * math.log(result.costs["flops_per_token"])
     return size + step - 0.5 * rate - 0.1 * trips
 
 
@@ -114,22 +114,22 @@ def explore(space: Space, chosen: BaseSampler, trials: int, most: int = 2000) ->
     began = time.monotonic()
     while len(known) < trials and len(run.proposals) < most:
         trial = run.study.ask()
-        found = candidate(space, partial(suggest, trial))
-        outcome: str = found.verdict
+        proposed = candidate(space, partial(suggest, trial))
+        outcome: str = proposed.verdict
         trained = len(known)
-        if found.verdict == "feasible":
-            outcome = "repeat" if found.identity in known else "feasible"
-            values = goals.measured({"accuracy": accuracy(found)}, found.costs)
+        if proposed.verdict == "feasible":
+            outcome = "repeat" if proposed.identity in known else "feasible"
+            values = goals.measured({"accuracy": accuracy(proposed)}, proposed.costs)
             if outcome == "feasible":
-                known[found.identity] = values
+                known[proposed.identity] = values
                 run.curve.append(max(each[0] for each in known.values()))
             facts = {"run": f"trials/{trained}", "status": "finished", "tokens": 8192}
             for name, value in facts.items():
                 trial.set_user_attr(name, value)
         else:
-            values = goals.worst(known.values(), found.costs)
+            values = goals.worst(known.values(), proposed.costs)
         trial.set_user_attr("outcome", outcome)
-        for name, value in found.constraints.items():
+        for name, value in proposed.constraints.items():
             trial.set_constraint(name, value)
         run.study.tell(trial, values)
         run.proposals.append((trained, outcome))

@@ -49,6 +49,6 @@ class Checked(HTMLParser):
 
 
 def points(text: str) -> dict[str, dict]:
-    found = re.search(r'<script type="application/json" id="points">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="points">(.*?)</script>', text, re.DOTALL)
+    assert match is not None
+    return json.loads(match[1])

@@ -70,7 +70,7 @@ def kills(kill: Callable[..., None], root: Path, stride: int, *where: str) -> in
     return int(out.split()[0])
 
 
-def check(root: Path, trials: int, found: optuna.Study, records: list[dict], killed: int = 0) -> None:
+def check(root: Path, trials: int, result: optuna.Study, records: list[dict], killed: int = 0) -> None:
     """Hold what a search left against what many workers must not break; all trials trained in full."""
     done = [record for record in records if record["kind"] == "trial"]
     assert sorted(int(record["name"]) for record in done) == list(range(trials))
@@ -88,7 +88,7 @@ def check(root: Path, trials: int, found: optuna.Study, records: list[dict], kil
         assert record["status"] == "finished"
         assert load(root / "run" / record["folder"] / "spec.yaml").train.seed == 1
     # every question is answered, every record told once as itself, and repeats with its last values
-    questions = found.get_trials()
+    questions = result.get_trials()
     assert {trial.state.name for trial in questions} == {"COMPLETE"}
     runs = [trial.user_attrs["run"] for trial in questions if trial.user_attrs["outcome"] == "feasible"]
     assert sorted(runs) == sorted(record["folder"] for record in done)

@@ -91,10 +91,10 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_train_nothing_twice(tmp
             return
         space = load_space(tmp_path / "space.yaml", [f"search.trials={trials}", "search.keep=1"])
         name = f"{space.name}-{space.identity()}"
-        found = storage_of(url, name)
-        study = optuna.load_study(study_name=name, storage=found.storage)
+        opened_study = storage_of(url, name)
+        study = optuna.load_study(study_name=name, storage=opened_study.storage)
         check(tmp_path, trials, study, rows(url), killed=KILLS)
-        found.close()
+        opened_study.close()
     finally:
         if server:
             server.remove()

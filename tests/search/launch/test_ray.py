@@ -24,10 +24,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    with RayCluster() as found:
-        found.tell("add")
-        found.tell("add")
-        yield found
+    with RayCluster() as result:
+        result.tell("add")
+        result.tell("add")
+        yield result
 
 
 def notes(command) -> list[str]:

@@ -32,8 +32,8 @@ def test_a_worker_has_no_variables_of_slurm_and_its_agent_keeps_them(folder, mon
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     job = NameVariables(folder, "SLURM_")
     with RemoteCrew(Threads(), job, 1, {}, "127.0.0.1", "waiting") as crew:
-        found = [each[1] for each in crew.messages() if each is not None]
-    assert found[-1] == Ended("done", "")
+        results = [each[1] for each in crew.messages() if each is not None]
+    assert results[-1] == Ended("done", "")
     assert os.environ["SLURM_JOB_ID"] == "7"
     assert not (folder / "logs").exists()
 

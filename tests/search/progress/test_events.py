@@ -70,38 +70,38 @@ def watched(tmp_path, *overrides: str, train=None, **options) -> list[dict]:
 
 
 def test_every_event_has_its_fields_and_no_other(tmp_path):
-    found = watched(tmp_path)
-    assert {event["event"] for event in found} | {"note", "taken_over"} == FIELDS.keys()
-    for event in found:
+    events = watched(tmp_path)
+    assert {event["event"] for event in events} | {"note", "taken_over"} == FIELDS.keys()
+    for event in events:
         assert event.keys() == FIELDS[event["event"]] | {"event", "time"}
-    assert [found[0]["event"], found[-1]["event"]] == ["begin", "end"]
+    assert [events[0]["event"], events[-1]["event"]] == ["begin", "end"]
 
 
 def test_events_tell_the_course_of_a_search(tmp_path):
-    found = watched(tmp_path)
-    ends = [event for event in found if event["event"] == "ended"]
+    events = watched(tmp_path)
+    ends = [event for event in events if event["event"] == "ended"]
     assert [event["kind"] for event in ends] == ["baseline"] + 6 * ["trial"]
     assert [event["done"] for event in ends] == list(range(7))
-    last = found[-1]
+    last = events[-1]
     assert last["winner"]["name"] in last["front"]
     assert last["best_baseline"]["name"] == "rival"
     assert last["reason"] == "all 6 trials are done"
     assert last["winner"]["values"].keys() == {"accuracy", "flops_per_token"}
-    outcomes = [outcome for event in found if event["event"] == "proposed" for outcome in event["outcomes"]]
+    outcomes = [outcome for event in events if event["event"] == "proposed" for outcome in event["outcomes"]]
     assert {outcome: outcomes.count(outcome) for outcome in outcomes} == last["proposals"]
-    rungs = [event for event in found if event["event"] == "rung" and event["name"] == "rival"]
+    rungs = [event for event in events if event["event"] == "rung" and event["name"] == "rival"]
     assert [(event["milestone"], event["tokens"]) for event in rungs] == [(1, 2048), (2, 4096), (3, 8192)]
 
 
 def test_events_tell_finals_budgets_and_the_verdict(tmp_path):
-    found = watched(tmp_path, *AGAIN, "search.tokens=1M", "search.time_limit=1h", train=Luck())
-    first, last = found[0], found[-1]
+    events = watched(tmp_path, *AGAIN, "search.tokens=1M", "search.time_limit=1h", train=Luck())
+    first, last = events[0], events[-1]
     assert (first["finalists"], first["seeds"], first["lr_sweep"]) == (2, 3, [0.5, 2])
     assert [(each["name"], each["limit"]) for each in first["budgets"]] == [
         ("tokens", 1e6),
         ("seconds", 3600),
     ]
-    finals = [event for event in found if event["event"] == "ended" and event["kind"] == "final"]
+    finals = [event for event in events if event["event"] == "ended" and event["kind"] == "final"]
     assert len(finals) == 15 == last["finals"] == last["finals_done"]
     assert {event["again"]["of"] for event in finals} == {
         f"{at['kind']}-{at['name']}" for at in last["standings"]
@@ -111,7 +111,7 @@ def test_events_tell_finals_budgets_and_the_verdict(tmp_path):
     assert last["standings"][-1]["mean"]["accuracy"] == pytest.approx(sum(values) / 3)
     assert last["standings"][-1]["sweep"].keys() == {"0.5", "1", "2"}
     spent = next(each for each in last["budgets"] if each["name"] == "tokens")["spent"]
-    assert spent == sum(event["tokens"] for event in found if event["event"] == "ended")
+    assert spent == sum(event["tokens"] for event in events if event["event"] == "ended")
     accuracy, flops = last["verdict"]
     assert accuracy["verdict"] in ("significant", "not significant")
     assert accuracy["better"] == pytest.approx(accuracy["winner"] - accuracy["best_baseline"])
@@ -120,8 +120,8 @@ def test_events_tell_finals_budgets_and_the_verdict(tmp_path):
 
 @pytest.mark.parametrize(("clock", "lines"), [(lambda: 0.0, 1), (iter(range(10_000)).__next__, None)])
 def test_progress_is_told_once_a_second_at_most(tmp_path, clock, lines):
-    found = [event for event in watched(tmp_path, clock=clock) if event["event"] == "progress"]
-    assert len(found) == lines if lines else len(found) > 7
+    results = [event for event in watched(tmp_path, clock=clock) if event["event"] == "progress"]
+    assert len(results) == lines if lines else len(results) > 7
 
 
 def test_the_command_prints_events_alone_and_leaves_a_report(tmp_path, capsys):

@@ -62,17 +62,17 @@ def scanned(records: list[Record], now) -> tuple[float, ...]:
     """What records say when all of them are looked at."""
     own = [record for record in records if not record.imported]
     full = [record for record in own if record.status == "finished"]
-    found: list[float] = []
+    results: list[float] = []
     for runs in (own, [record for record in own if record.kind != "final"]):
         # a record without spans is as if it began at 0
         spans = [span for run in runs for span in run.spans or [(0.0, run.seconds)]]
         spans += [(begun, at) for run, begun, at in now if runs is own or run.kind != "final"]
         clock = len({second for begun, ended in spans for second in range(int(begun), int(ended))})
-        found += [sum(run.read for run in runs), sum(4.0 * run.read for run in runs)]
-        found += [sum(run.seconds for run in runs), clock]
+        results += [sum(run.read for run in runs), sum(4.0 * run.read for run in runs)]
+        results += [sum(run.seconds for run in runs), clock]
     for measure in (lambda run: run.read, lambda run: 4.0 * run.read, lambda run: run.seconds):
-        found.append(max(map(measure, full), default=0.0))
-    return tuple(found)
+        results.append(max(map(measure, full), default=0.0))
+    return tuple(results)
 
 
 @samples(200)

@@ -78,9 +78,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_finals_leave_a_row_for_each_run_and_one_for_each_that_was_trained_again(tmp_path):
     state = run_search(toy(tmp_path, TWO, *AGAIN, baseline="rival.yaml"), tmp_path / "run", Luck()).state
     run = tmp_path / "run"
-    found = rows(run / "finals.csv")
-    assert len(found) == 15
-    for row in found:
+    result = rows(run / "finals.csv")
+    assert len(result) == 15
+    for row in result:
         train = load(run / row["folder"] / "spec.yaml").train
         assert (float(row["lr"]), int(row["seed"])) == (train.lr, train.seed)
         assert (train.lr, train.seed) == (3e-3 * float(row["lr_multiple"]), int(row["fresh_seed"]))

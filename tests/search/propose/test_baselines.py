@@ -65,22 +65,22 @@ def test_a_matched_baseline_keeps_its_architecture_and_is_trained_as_the_space_i
         "train: .*", "train: {data: {task: hop, length: 64, symbols: 8, hops: 3}, tokens: 1Ki}", text
     )
     space = matched(tmp_path, "params", overrides=[CAPS, "train.lr=3e-3"], text=text)
-    (found,) = baselines(space).values()
+    (baseline,) = baselines(space).values()
     base, like = load(tmp_path / "rival.yaml"), space.example().spec
-    assert (found.spec.name, found.stem) == ("rival-at-toy", "rival")
-    assert (found.spec.train, found.spec.caps) == (like.train, like.caps)
-    assert (found.spec.model.vocab, found.spec.model.context) == (8, 32)
-    assert found.spec.stages == base.stages
-    assert {name: block.type for name, block in found.spec.blocks.items()} == {
+    assert (baseline.spec.name, baseline.stem) == ("rival-at-toy", "rival")
+    assert (baseline.spec.train, baseline.spec.caps) == (like.train, like.caps)
+    assert (baseline.spec.model.vocab, baseline.spec.model.context) == (8, 32)
+    assert baseline.spec.stages == base.stages
+    assert {name: block.type for name, block in baseline.spec.blocks.items()} == {
         name: block.type for name, block in base.blocks.items()
     }
 
 
 def test_a_base_needs_no_training_of_its_own_where_it_is_matched(tmp_path):
     text = "\n".join(line for line in BASELINE.splitlines() if not line.startswith("train:"))
-    (found,) = baselines(matched(tmp_path, "params", text=text)).values()
+    (baseline,) = baselines(matched(tmp_path, "params", text=text)).values()
     (other,) = baselines(matched(tmp_path, "params")).values()
-    assert document(found.spec) == document(other.spec)
+    assert document(baseline.spec) == document(other.spec)
     toy(tmp_path, baseline="rival.yaml")
     (tmp_path / "rival.yaml").write_text(text)
     with pytest.raises(SpecError, match=r"space.yaml:24:.* a spec that can be trained, got rival.yaml"):
@@ -144,9 +144,9 @@ def test_the_space_may_replace_bounds_of_shape(tmp_path):
     path.write_text(text.replace("BOUNDS", "width_factor: 4"))
     space = load_space(path, [caps])
     check_search(space)
-    (found,) = baselines(space).values()
-    assert found.spec.model.width > 1.5 * 32
-    assert found.origin["distance"] > 0
+    (baseline,) = baselines(space).values()
+    assert baseline.spec.model.width > 1.5 * 32
+    assert baseline.origin["distance"] > 0
     path.write_text(text.replace("BOUNDS", "hidden_ratio: [4, 1]"))
     with pytest.raises(SpecError, match=r"space.yaml:25:.*expected hidden_ratio with the least first"):
         load_space(path, [caps])

@@ -16,23 +16,23 @@ EDITED = ("search.sampler=evolution", "search.edits=2")
 def explored(count, *settings):
     """Return the candidates of a search, and what each trial says of its origin."""
     space = toy(*EDITED, *settings)
-    study, found = study_of(space), []
+    study, results = study_of(space), []
     for number in range(count):
         point, trial = answered(space, study)
         finish_trial(study, trial, point.costs["params"] % 97 + number % 2)
-        found.append((point, study.trials[-1].user_attrs[ORIGIN]))
-    return found
+        results.append((point, study.trials[-1].user_attrs[ORIGIN]))
+    return results
 
 
 def test_children_with_edits_are_valid_new_within_caps_and_say_what_was_changed():
-    found = explored(26)
-    assert {point.verdict for point, _ in found} == {"feasible"}
-    assert len({point.identity for point, _ in found}) == len(found)
-    kinds = [point.params["edits.0.kind"] for point, _ in found]
+    result = explored(26)
+    assert {point.verdict for point, _ in result} == {"feasible"}
+    assert len({point.identity for point, _ in result}) == len(result)
+    kinds = [point.params["edits.0.kind"] for point, _ in result]
     assert {*kinds[:6]} == {NO_EDIT}, "random points are the space's own"
-    edits = [(point, origin) for point, origin in found if point.params["edits.0.kind"] != NO_EDIT]
+    edits = [(point, origin) for point, origin in result if point.params["edits.0.kind"] != NO_EDIT]
     assert edits
-    for point, origin in found:
+    for point, origin in result:
         assert loads(resolved_yaml(point.spec)) == point.spec
         assert not [word for word in origin["moves"] if "edits" in word]
     kinds = ("wrapped", "tied", "untied", "added", "dropped", "side by side", "after the other", " of stage ")
@@ -40,7 +40,7 @@ def test_children_with_edits_are_valid_new_within_caps_and_say_what_was_changed(
     assert any(kind in move for move in moves for kind in kinds)
     again = explored(26)
     assert [(point.params, origin) for point, origin in again] == [
-        (point.params, origin) for point, origin in found
+        (point.params, origin) for point, origin in result
     ]
 
 

@@ -99,9 +99,9 @@ PARAMETERS = [
 def test_a_moved_answer_is_another_answer_to_the_same_question(parameter, seed):
     rng = random.Random(seed)
     value = draw(parameter, rng)
-    found = moved(parameter, value, rng)
-    assert parameter.holds(found)
-    assert found != value
+    new = moved(parameter, value, rng)
+    assert parameter.holds(new)
+    assert new != value
 
 
 def test_steps_on_a_range_are_mostly_short_and_reach_both_ends_in_time():

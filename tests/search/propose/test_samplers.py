@@ -38,19 +38,19 @@ def test_the_quick_judge_says_what_the_slow_one_does(space, seed):
     for _ in range(12):
         judged = judge(lambda parameter: draw(parameter, rng))
         asked = lambda parameter, judged=judged: judged.params[parameter.name]  # noqa: E731
-        found = candidate(space, asked)
-        assert judge.candidate(asked) == found
-        assert judged.params == found.params
-        assert judged.feasible == (found.verdict == "feasible")
-        assert judged.identity == (found.identity if judged.feasible else "")
-        over = max((share for name, share in found.constraints.items() if name != INVALID), default=0)
-        assert judged.excess == (float("inf") if found.verdict == "invalid" else max(over, 0))
+        proposed = candidate(space, asked)
+        assert judge.candidate(asked) == proposed
+        assert judged.params == proposed.params
+        assert judged.feasible == (proposed.verdict == "feasible")
+        assert judged.identity == (proposed.identity if judged.feasible else "")
+        over = max((share for name, share in proposed.constraints.items() if name != INVALID), default=0)
+        assert judged.excess == (float("inf") if proposed.verdict == "invalid" else max(over, 0))
 
 
 def test_about_one_point_in_twenty_of_the_narrow_space_is_feasible(tmp_path):
     judge, rng = Judge(narrow(tmp_path)), random.Random(0)
-    found = sum(judge(lambda parameter: draw(parameter, rng)).feasible for _ in range(800))
-    assert 0.03 < found / 800 < 0.07
+    result = sum(judge(lambda parameter: draw(parameter, rng)).feasible for _ in range(800))
+    assert 0.03 < result / 800 < 0.07
 
 
 def test_the_default_proposes_nothing_infeasible_there_and_learns_to_draft_less_of_it(tmp_path):
@@ -93,8 +93,8 @@ def test_children_of_evolution_are_valid_within_the_caps_and_new(space, seed):
     known = set()
     for n in range(14):
         point, trial = answered(space, study)
-        found = study.trials[-1].user_attrs["drawn"]["found"]
-        if found:
+        result = study.trials[-1].user_attrs["drawn"]["found"]
+        if result:
             assert point.verdict == "feasible"
             assert point.identity not in known
             known.add(point.identity)

@@ -87,13 +87,13 @@ def test_the_front_of_another_search_and_a_run_folder_start_a_search(files):
     old = run_search(begun(files, [], TWO), files / "old", FakeTraining()).state
     front = old.front("trial")
     space = begun(files, ["old", "old/trials/0"], "train.tokens=16Ki", "search.trials=9")
-    found = starts(space)
+    points = starts(space)
     first = next(record for record in old.ledger.trials() if record.name == "0")
-    assert {tuple(start.params.items()) for start in found} == {
+    assert {tuple(start.params.items()) for start in points} == {
         tuple(record.params.items()) for record in (*front, first)
     }
     again = run_search(space, files / "new", FakeTraining()).state.ledger.trials()
-    assert [record.params for record in again[: len(found)]] == [start.params for start in found]
+    assert [record.params for record in again[: len(points)]] == [start.params for start in points]
 
 
 def test_workers_that_ask_one_after_the_other_begin_with_different_points(files):

@@ -90,17 +90,17 @@ def test_a_heading_sorts_the_table_and_turns_it(page, column):
     def value(key: str) -> float | str:
         return f"{int(key):06}" if column == "trial" and key.isdecimal() else key
 
-    def sorted_as_told(found: list[str]) -> list[str]:
+    def sorted_as_told(result: list[str]) -> list[str]:
         key = value if column == "trial" else float
-        return sorted(found, key=key)
+        return sorted(result, key=key)
 
     before = page.run(keys)
     page.click(f"#all th:nth-child({place}) button")
-    found = page.run(keys)
-    assert found == sorted_as_told(found)
-    assert sorted(found) == sorted(before)
+    got = page.run(keys)
+    assert got == sorted_as_told(got)
+    assert sorted(got) == sorted(before)
     page.click(f"#all th:nth-child({place}) button")
-    assert page.run(keys) == sorted_as_told(found)[::-1]
+    assert page.run(keys) == sorted_as_told(got)[::-1]
     assert page.run(f"document.querySelector('#all th:nth-child({place})').ariaSort") == "descending"
 
 

@@ -45,22 +45,22 @@ def source(folder) -> Source:
 
 def test_the_page_is_whole_and_asks_for_nothing(source):
     text = page(source, NOW)
-    found = Checked(text)
-    assert found.wrong == found.open == []
-    assert len(found.ids) == len(set(found.ids))
-    assert all(address.startswith(("#", "data:")) for address in found.addresses)
+    checked = Checked(text)
+    assert checked.wrong == checked.open == []
+    assert len(checked.ids) == len(set(checked.ids))
+    assert all(address.startswith(("#", "data:")) for address in checked.addresses)
     assert "default-src 'none'" in text
     # a name, which nothing fetches
     assert set(re.findall(r"https?://[\w./]+", text)) == {"http://www.w3.org/2000/svg"}
-    known = set(found.ids) | points(text).keys()
-    assert {link[1:] for link in found.links} <= known
+    known = set(checked.ids) | points(text).keys()
+    assert {link[1:] for link in checked.links} <= known
 
 
 def test_every_record_is_a_point_with_its_spec_costs_and_command(folder, source):
-    found = points(page(source, NOW))
-    assert len(found) == 15
+    result = points(page(source, NOW))
+    assert len(result) == 15
     for record in source.records():
-        point = found[f"{record.kind}-{record.name}"]
+        point = result[f"{record.kind}-{record.name}"]
         assert point["yaml"] == (folder / record.folder / "spec.yaml").read_text()
         assert {name: value for name, value, _ in point["parameters"]}.keys() <= {
             name.split(".", 1)[-1] for name in record.params
@@ -74,7 +74,7 @@ def test_every_record_is_a_point_with_its_spec_costs_and_command(folder, source)
         stopped = f"mkdir -p runs && cp -r {folder / record.folder} runs/run-{record.name} && composer train "
         assert point["command"].startswith(stopped if record.status == "stopped" else going_on)
     for record in source.state.front():
-        assert found[f"{record.kind}-{record.name}"]["drawing"].startswith("<svg")
+        assert result[f"{record.kind}-{record.name}"]["drawing"].startswith("<svg")
 
 
 def test_the_head_tells_the_winner_the_difference_and_its_doubt(source):
@@ -112,16 +112,16 @@ def test_a_proposal_from_before_drafts_were_counted_is_a_draft(folder, tmp_path)
     shutil.copytree(folder, tmp_path / "run")
     path = tmp_path / "run" / "study.journal"
     path.write_text("".join(f"{line}\n" for line in path.read_text().splitlines() if '"drawn"' not in line))
-    found = read(tmp_path / "run")
-    assert found.state.drawn.costed == found.state.drawn.own == len(found.proposals)
+    source = read(tmp_path / "run")
+    assert source.state.drawn.costed == source.state.drawn.own == len(source.proposals)
 
 
 def test_without_a_journal_the_counts_of_a_worker_stand_in(folder, tmp_path, source):
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "study.journal").unlink()
-    found = read(tmp_path / "run", source.state)
-    assert found.proposals is None
-    assert f"Candidates costed: {source.state.drawn.costed}" in page(found, NOW)
+    result = read(tmp_path / "run", source.state)
+    assert result.proposals is None
+    assert f"Candidates costed: {source.state.drawn.costed}" in page(result, NOW)
 
 
 def everything(folder: Path) -> dict[str, str]:
@@ -214,9 +214,9 @@ def test_a_place_that_cannot_be_written_to_and_a_wrong_ending_are_told(folder, t
 def test_a_damaged_journal_costs_the_history_and_nothing_else(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "study.journal").write_text("no journal\n" * 3)
-    found = read(tmp_path / "run")
-    assert found.proposals is None
-    assert "No journal was found" in page(found, NOW)
+    source = read(tmp_path / "run")
+    assert source.proposals is None
+    assert "No journal was found" in page(source, NOW)
 
 
 def test_curves_come_from_the_metrics_of_runs_and_else_from_milestones(folder, tmp_path):
@@ -224,21 +224,21 @@ def test_curves_come_from_the_metrics_of_runs_and_else_from_milestones(folder, t
     rows = "".join(f"{i},{8 * i},0.01,{1 / i},{'' if i % 2 else i / 1000}\n" for i in range(1, 1001))
     path = tmp_path / "run" / "trials" / "0" / "metrics.csv"
     path.write_text(f"step,tokens,lr,train_loss,accuracy\n{rows}1001,80")
-    found = read(tmp_path / "run")
-    first, second = found.state.ledger.trials()[:2]
-    points = facts.curve(found, first, "accuracy")
+    source = read(tmp_path / "run")
+    first, second = source.state.ledger.trials()[:2]
+    points = facts.curve(source, first, "accuracy")
     assert points[-1] == (8000, 1.0)
     assert 50 < len(points) <= 100
-    assert facts.curve(found, second, "accuracy") == [(s.tokens, s.metrics["accuracy"]) for s in second.seen]
-    assert figures.curves(found, "train_loss").svg().count('class="line"') == 1
+    assert facts.curve(source, second, "accuracy") == [(s.tokens, s.metrics["accuracy"]) for s in second.seen]
+    assert figures.curves(source, "train_loss").svg().count('class="line"') == 1
 
 
 def test_names_beside_curves_end_within_the_figure(folder):
-    found = read(folder)
-    for record in found.records():
+    source = read(folder)
+    for record in source.records():
         if record.kind == "baseline":
             record.name = "a-rival-with-a-long-name"
-    drawn = figures.curves(found, "accuracy").svg()
+    drawn = figures.curves(source, "accuracy").svg()
     ends = re.findall(r'<text x="([0-9.]+)"[^>]* class="name">([^<]+)', drawn)
     assert any("long-name" in text for _, text in ends)
     # that many pixels take the letters of this name in bold DejaVu Sans, a wide font

@@ -32,9 +32,9 @@ def with_finals(tmp_path_factory) -> Path:
 def test_finals_are_shown_with_every_seed_the_means_and_the_verdict(with_finals):
     source = read(with_finals)
     text = page(source, NOW)
-    found = Checked(text)
-    assert found.wrong == found.open == []
-    words = " ".join(" ".join(found.words).split())
+    checked = Checked(text)
+    assert checked.wrong == checked.open == []
+    words = " ".join(" ".join(checked.words).split())
     winner, rival = source.verdicts.final()[0].one, source.verdicts.final()[0].other
     mean = f"{fmean(winner.seeds):.2f} ± {stdev(winner.seeds):.2f}"
     assert f"accuracy {mean}" in words.replace("\xa0", " ")

@@ -17,11 +17,11 @@ def test_a_parameter_that_decides_is_found_and_one_that_does_nothing_is_not():
     for each in answers[:20]:
         each["branch"] = rng.choice([1, 2])
     values = [(each["big"] == "a") + 0.1 * rng.random() for each in answers]
-    found = effects(answers, values)
-    assert found.trials == 40
-    assert found.explained > 0.9
-    by_name = {each.parameter: each for each in found.parameters}
-    assert found.parameters[0].parameter == "big"
+    effects_ = effects(answers, values)
+    assert effects_.trials == 40
+    assert effects_.explained > 0.9
+    by_name = {each.parameter: each for each in effects_.parameters}
+    assert effects_.parameters[0].parameter == "big"
     assert by_name["big"].share > 0.8 > by_name["big"].chance
     assert by_name["none"].share < by_name["none"].chance
     low, high = by_name["big"].levels
@@ -35,9 +35,9 @@ def test_a_parameter_that_decides_is_found_and_one_that_does_nothing_is_not():
 def test_noise_is_not_explained():
     rng = random.Random(2)
     answers = [{"a": rng.choice([1, 2, 3]), "b": rng.uniform(0, 1)} for _ in range(30)]
-    found = effects(answers, [rng.random() for _ in answers])
-    assert found.explained < 0.2
-    assert all(len(each.levels) <= 6 for each in found.parameters)
+    effects_ = effects(answers, [rng.random() for _ in answers])
+    assert effects_.explained < 0.2
+    assert all(len(each.levels) <= 6 for each in effects_.parameters)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_nothing_is_said_of_parameter_without_grounds(answers, values):
 
 def test_none_is_an_answer_unlike_a_question_not_asked():
     answers = [{"a": None if i % 2 else 4} for i in range(20)] + [{} for _ in range(5)]
-    found = effects(answers, [float(i % 2) for i in range(25)])
-    assert {level.label: level.count for level in found.parameters[0].levels} == {"null": 10, "4": 10}
+    effects_ = effects(answers, [float(i % 2) for i in range(25)])
+    assert {level.label: level.count for level in effects_.parameters[0].levels} == {"null": 10, "4": 10}
 
 
 def test_agreement_is_kendalls_tau_b():
@@ -67,8 +67,8 @@ def test_agreement_is_kendalls_tau_b():
     # one pair tied in the first: 5 - 0 over sqrt(5 * 6)
     assert agreement([1, 1, 2, 3], [1, 2, 3, 4]).tau == pytest.approx(5 / 30**0.5)
     assert agreement([1, 1, 1], [1, 2, 3]) is None
-    found = agreement(list(range(30)), [i + 5 * (-1) ** i for i in range(30)])
-    assert -1 <= found.low <= found.tau <= found.high <= 1
+    tau = agreement(list(range(30)), [i + 5 * (-1) ** i for i in range(30)])
+    assert -1 <= tau.low <= tau.tau <= tau.high <= 1
 
 
 def test_scales_hold_their_values_and_ticks_are_round():

@@ -230,13 +230,13 @@ def test_how_far_an_import_is_can_be_seen(terminal):
     with import_progress.shown(screen, lambda: float(next(now))) as progress:
         for done in range(6):
             progress(Path("runs/[old]"), done, 6)
-    found = out.getvalue()
+    result = out.getvalue()
     if terminal:
-        assert "\x1b" in found
-        assert "importing: 5 of 6 runs of runs/[old] looked at" in found
+        assert "\x1b" in result
+        assert "importing: 5 of 6 runs of runs/[old] looked at" in result
     else:
         # every five seconds at most, each look at the clock three seconds after the last
-        assert found.splitlines() == [
+        assert result.splitlines() == [
             f"importing: {done} of 6 runs of runs/[old] looked at" for done in (1, 3, 5)
         ]
 

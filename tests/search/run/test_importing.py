@@ -72,9 +72,9 @@ def test_budgets_and_proposals_do_not_count_what_came_in(tmp_path):
     assert account.spent == sum(record.tokens for record in own) >= 30 * 1024
     assert ended.state.spent() == sum(record.seconds for record in own)
     assert ended.state.outcomes == {"feasible": len(own)}
-    found = read(tmp_path / "new")
-    assert found.proposals is not None
-    assert len(found.proposals) == len(own)
+    source = read(tmp_path / "new")
+    assert source.proposals is not None
+    assert len(source.proposals) == len(own)
 
 
 def test_the_sampler_is_told_what_it_would_have_been_told_had_it_asked(tmp_path):
@@ -126,10 +126,10 @@ def test_every_sampler_takes_what_came_in_for_its_own(tmp_path, sampler):
     assert ended.state.outcomes == {"repeat": 3}
     assert ended.state.winner().imported
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "new" / "study.journal"))
-    found = optuna.load_study(study_name="toy", storage=optuna.storages.JournalStorage(backend))
-    assert {parent.name for _, parent in Population().ranked(found)} == set("01234567")
+    result = optuna.load_study(study_name="toy", storage=optuna.storages.JournalStorage(backend))
+    assert {parent.name for _, parent in Population().ranked(result)} == set("01234567")
     if sampler == "nsga2":
-        assert len(optuna.samplers.NSGAIISampler().get_population(found, 0)) >= 8
+        assert len(optuna.samplers.NSGAIISampler().get_population(result, 0)) >= 8
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,15 @@ def test_two_workers_train_every_trial_once_and_tell_it_as_one_stream_of_events(
     command = begin(0.05, "--workers", "2", "--json", "--set", f"search.baselines=[{tmp_path}/rival.yaml]")
     command.until_all_train()
     assert command.end() == 0
-    found = command.records()
-    check(tmp_path, 6, opened(command.run), found)
+    records_ = command.records()
+    check(tmp_path, 6, opened(command.run), records_)
     events = command.events()
     names = [event["event"] for event in events]
     assert (names[0], names.count("begin")) == ("begin", 1)
     assert (names[-1], names.count("end")) == ("end", 1)
     ended = [event for event in events if event["event"] == "ended"]
-    assert Counter(event["folder"] for event in ended) == Counter(each["folder"] for each in found)
-    assert {event["worker"] for event in ended} == {each["worker"] for each in found}
+    assert Counter(event["folder"] for event in ended) == Counter(each["folder"] for each in records_)
+    assert {event["worker"] for event in ended} == {each["worker"] for each in records_}
     assert len({event["worker"] for event in events if event["event"] == "progress"}) == 2
     assert events[-1]["done"] == 6
     assert events[-1]["proposals"]["feasible"] == 6

@@ -34,7 +34,7 @@ def test_of_many_that_wait_one_writes_what_all_know(tmp_path, monkeypatch):
         store = FolderStore(folder, space.name)
         state = State(space.search, Goals(space.search.objectives), Ledger(store))
         publisher = Publisher(folder, state, store, lambda record: None)
-        found = []
+        results = []
         for turn in range(2):
             together.wait(30)
             with store.lock():
@@ -42,9 +42,9 @@ def test_of_many_that_wait_one_writes_what_all_know(tmp_path, monkeypatch):
                 record = state.ledger.claim(f"{number}-{turn}", number, {}, {"params": 5.0})
             publisher()
             # it was written, by this worker or by another, before it goes on
-            found.append(any(record.identity in known for known in written))
+            results.append(any(record.identity in known for known in written))
         store.close()
-        return all(found)
+        return all(results)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(8)))

@@ -46,14 +46,14 @@ def test_training_gives_what_was_recorded(tmp_path: Path) -> None:
 def test_a_replayed_search_spends_its_budget_and_finds_what_was_recorded(arm: str) -> None:
     budget = 4
     curve = search(arm, 0, budget)
-    spent, found = zip(*curve.steps, strict=True)
-    assert list(found) == sorted(set(found))
-    assert set(found) <= set(recorded().column(-1))
+    spent, got = zip(*curve.steps, strict=True)
+    assert list(got) == sorted(set(got))
+    assert set(got) <= set(recorded().column(-1))
     assert spent[0] >= 1
     assert spent[-1] < budget + 1
     assert curve.trials == curve.ended == budget if "no rungs" in arm else curve.trials > curve.ended
-    assert curve.at(spent[0]) == found[0]
-    assert curve.at(budget + 1) == found[-1]
+    assert curve.at(spent[0]) == got[0]
+    assert curve.at(budget + 1) == got[-1]
 
 
 def test_a_seed_repeats_and_without_rungs_nobody_is_stopped() -> None:
@@ -81,9 +81,9 @@ def test_the_documentation_shows_the_curves_that_are_kept() -> None:
 
 def test_the_documentation_shows_what_the_rules_found_under_two_objectives() -> None:
     page = (DOCS / "experiments.md").read_text(encoding="utf-8")
-    found = read_searched()
-    assert len(found) == 20 * len(SAMPLERS) * len(WAYS)
-    for line in table(found):
+    rows = read_searched()
+    assert len(rows) == 20 * len(SAMPLERS) * len(WAYS)
+    for line in table(rows):
         assert line in page
 
 

@@ -78,10 +78,10 @@ def test_optuna_offers_no_refused_candidate_as_best(tmp_path, careless):
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(tmp_path / "run" / "study.journal"))
     )
-    found = optuna.load_study(study_name="toy", storage=storage)
-    assert found.best_trials
-    assert {trial.user_attrs["outcome"] for trial in found.best_trials} <= {"feasible", "repeat"}
-    assert found.metric_names == ["accuracy", "flops_per_token"]
+    study = optuna.load_study(study_name="toy", storage=storage)
+    assert study.best_trials
+    assert {trial.user_attrs["outcome"] for trial in study.best_trials} <= {"feasible", "repeat"}
+    assert study.metric_names == ["accuracy", "flops_per_token"]
 
 
 def test_a_trial_goes_on_from_its_own_checkpoint_and_is_told_once_with_its_last_point(tmp_path):
@@ -106,8 +106,8 @@ def test_a_trial_goes_on_from_its_own_checkpoint_and_is_told_once_with_its_last_
 
 def test_the_best_of_a_rung_is_not_stopped_there(tmp_path):
     run_search(toy(tmp_path, "search.trials=12", "search.keep=0.1"), tmp_path / "run", FakeTraining())
-    found = specs(tmp_path / "run")
-    best = max(found, key=lambda number: accuracy(found[number], 8192))
+    by_run = specs(tmp_path / "run")
+    best = max(by_run, key=lambda number: accuracy(by_run[number], 8192))
     assert next(row for row in board(tmp_path / "run"))["trial"] == best
 
 

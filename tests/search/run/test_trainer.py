@@ -81,7 +81,7 @@ def test_what_would_stop_every_candidate_stops_the_search_and_blames_none(
 
 
 def test_a_loss_that_is_not_finite_at_a_pause_is_a_crash(tmp_path, monkeypatch):
-    found = run.Result(tmp_path, {"loss": float("inf"), "accuracy": 0.5}, tokens=2048)
-    monkeypatch.setattr(run, "run_training", lambda *arguments, **options: found)
+    result = run.Result(tmp_path, {"loss": float("inf"), "accuracy": 0.5}, tokens=2048)
+    monkeypatch.setattr(run, "run_training", lambda *arguments, **options: result)
     with pytest.raises(Crash, match="the loss is inf at 2048 tokens"):
         train(toy(tmp_path).example().spec, tmp_path, None, lambda step: None)

@@ -71,11 +71,11 @@ class Stop(Exception):
 def test_four_workers_share_the_trials_and_train_none_twice(tmp_path, overrides):
     trials = 8 if overrides is EIGHT else 20
     join(start(tmp_path, 4, 0.05, *overrides))
-    found = records(tmp_path / "run")
-    check(tmp_path, trials, opened(tmp_path / "run"), found)
-    assert len({record["worker"] for record in found}) == 4
+    records_ = records(tmp_path / "run")
+    check(tmp_path, trials, opened(tmp_path / "run"), records_)
+    assert len({record["worker"] for record in records_}) == 4
     assert len(board(tmp_path / "run")) == trials
-    assert sum(record["kind"] == "final" for record in found) == (2 if overrides is EIGHT else 0)
+    assert sum(record["kind"] == "final" for record in records_) == (2 if overrides is EIGHT else 0)
 
 
 def test_a_spec_that_another_worker_trains_is_put_off_and_told_as_a_repeat_with_its_last_values(

@@ -49,9 +49,9 @@ def fast(monkeypatch):
 
 @pytest.fixture(scope="module")
 def server():
-    found = Server()
-    yield found
-    found.remove()
+    server = Server()
+    yield server
+    server.remove()
 
 
 @needs_server

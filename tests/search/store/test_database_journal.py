@@ -32,9 +32,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @pytest.fixture(scope="module")
 def server():
-    found = Server()
-    yield found
-    found.remove()
+    server = Server()
+    yield server
+    server.remove()
 
 
 class Journal:
@@ -109,11 +109,11 @@ def test_all_readers_see_one_order_without_gaps_while_four_write(journal):
     over, seen = threading.Event(), []
 
     def follow() -> list[tuple[int, int, int]]:
-        found = []
+        results = []
         with journal.open() as backend:
-            while not (over.is_set() and len(found) >= len(seen)):
-                found += read(backend, len(found))
-        return found
+            while not (over.is_set() and len(results) >= len(seen)):
+                results += read(backend, len(results))
+        return results
 
     with ThreadPoolExecutor() as pool:
         readers = [pool.submit(follow) for _ in range(2)]
@@ -165,10 +165,10 @@ def test_a_connection_cut_at_any_moment_tears_no_append(journal):
         pytest.fail("no append failed")
     for timer in timers:
         timer.join()
-    found = journal.records()
-    check_whole(found)
-    assert known <= set(found)
-    assert journal.length() == len(found)
+    records_ = journal.records()
+    check_whole(records_)
+    assert known <= set(records_)
+    assert journal.length() == len(records_)
 
 
 def cut_connections(journal: Journal) -> None:
@@ -188,10 +188,10 @@ def test_a_server_that_crashes_loses_no_append_before_a_committed_record(journal
     write(journal, 2, 40)
     server.stop()
     server.start()
-    found = journal.records()
-    check_whole(found)
-    assert found[: len(written)] == written
-    assert journal.length() == len(found)
+    records_ = journal.records()
+    check_whole(records_)
+    assert records_[: len(written)] == written
+    assert journal.length() == len(records_)
 
 
 def test_a_search_that_an_older_version_began_goes_on_in_optunas_tables(tmp_path, server):

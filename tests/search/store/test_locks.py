@@ -133,10 +133,10 @@ def test_a_ledger_that_changes_in_place_is_the_ledger_read_anew(tmp_path: Path):
         mine.claim_baseline("rival", "b", {})
     theirs.refresh()
     with two.lock():
-        found = theirs.claim("c", 1, {}, {})
-        found.status = "finished"
-        theirs.save(found)
-        theirs.claim_final(found, "1-lr1", {"lr": 1.0, "seed": 1})
+        result = theirs.claim("c", 1, {}, {})
+        result.status = "finished"
+        theirs.save(result)
+        theirs.claim_final(result, "1-lr1", {"lr": 1.0, "seed": 1})
     with one.lock():
         mine.refresh()
         mine.claim("d", 2, {}, {})
@@ -179,10 +179,10 @@ def test_records_written_together_are_appended_at_once_and_seen_after(tmp_path):
         other.append_logs(logs[2:3])
         assert [*journal.read_logs(0)] == []
         journal.append_logs(logs[3:])
-    found = [logs[0], logs[2], logs[1], logs[3]]
-    assert [*other.read_logs(0)] == found
+    results = [logs[0], logs[2], logs[1], logs[3]]
+    assert [*other.read_logs(0)] == results
     # a reader that asks again, and one whose last line is still being written
-    assert [*other.read_logs(1)] == found[1:]
+    assert [*other.read_logs(1)] == results[1:]
     with (tmp_path / "study.journal").open("a") as file:
         file.write('{"number"')
     assert [*other.read_logs(4)] == []

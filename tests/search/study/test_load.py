@@ -107,9 +107,9 @@ def test_costs_that_an_arm_need_not_match_are_told_all_the_same(tmp_path):
     text = STUDY.replace("untied: {set", "untied: {match: [], set").replace(
         "[flops_per_token]", "[params, flops_per_token]"
     )
-    found = {each.measure: each.percent for each in toy_study(tmp_path, text=text).arms[1].residuals}
-    assert found.keys() == {"params", "flops_per_token"}
-    assert found["params"] > 1
+    by_name = {each.measure: each.percent for each in toy_study(tmp_path, text=text).arms[1].residuals}
+    assert by_name.keys() == {"params", "flops_per_token"}
+    assert by_name["params"] > 1
 
 
 def test_all_faults_are_told_at_once(tmp_path):

@@ -27,9 +27,9 @@ def losses(phi, noise=0.0):
 
 @pytest.mark.parametrize("phi", [0.0, 0.46, 1.0])
 def test_the_exponent_of_recurrence_is_found(phi):
-    found = fit(list(losses(phi)))
-    assert found.phi == pytest.approx(phi, abs=0.03)
-    assert found.error < 2e-3
+    fitted = fit(list(losses(phi)))
+    assert fitted.phi == pytest.approx(phi, abs=0.03)
+    assert fitted.error < 2e-3
 
 
 def test_noise_moves_it_little():
@@ -40,10 +40,10 @@ def test_noise_moves_it_little():
 
 def test_parameters_are_told_apart_by_how_often_they_run():
     spec = load(SPECS / "dreamer-tiny.yaml")
-    found = recurrence(spec)
-    assert set(found) == {1, 6}
+    runs_ = recurrence(spec)
+    assert set(runs_) == {1, 6}
     # embedding, which is the head too, and final norm
-    assert found[1] == 16 * 48 + 48
+    assert runs_[1] == 16 * 48 + 48
     assert set(recurrence(load(SPECS / "untied-flops-tiny.yaml"))) == {1}
 
 
@@ -62,10 +62,10 @@ def test_a_study_with_three_sizes_has_a_fit_and_ranks_between_sizes(tmp_path):
                 cell = plan.cell(arm, 1e-3, seed, budget)
                 row = Row(arm.name, arm.size, 1e-3, seed, budget, cell.spec, "", **facts, metrics=metrics)
                 rows.append(row)
-    found = {table.name: table for table in tables(plan.results(rows))}
-    name, value, interval = found["scaling"].rows[0]
+    by_name = {table.name: table for table in tables(plan.results(rows))}
+    name, value, interval = by_name["scaling"].rows[0]
     assert name == "phi, the exponent of recurrence"
     assert float(value) == pytest.approx(0.5, abs=0.1)
     low, high = map(float, interval.split(" to "))
     assert low <= 0.5 <= high
-    assert [row[:2] for row in found["ranks"].rows[-2:]] == [["s", "m"], ["m", "l"]]
+    assert [row[:2] for row in by_name["ranks"].rows[-2:]] == [["s", "m"], ["m", "l"]]

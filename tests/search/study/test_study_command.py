@@ -77,9 +77,9 @@ def test_every_table_is_numbers_for_other_programs(trained, folder):
 def test_a_folder_with_a_report_alone_is_trained_in_later(trained, folder):
     rows = folder / "out/rows.jsonl"
     command(trained.path, SMALL, folder / "judged", rows=rows, report=True)
-    found = list(csv.DictReader((folder / "judged/tables/factors.csv").read_text().splitlines()))
-    assert {(row["arm"], row["against"]) for row in found} == {("untied", "looped")}
-    assert {(row["cost"], row["score"]) for row in found} >= {("tokens", "accuracy"), ("seconds", "loss")}
+    results = list(csv.DictReader((folder / "judged/tables/factors.csv").read_text().splitlines()))
+    assert {(row["arm"], row["against"]) for row in results} == {("untied", "looped")}
+    assert {(row["cost"], row["score"]) for row in results} >= {("tokens", "accuracy"), ("seconds", "loss")}
     command(trained.path, SMALL, folder / "judged", rows=rows)
     assert (folder / "judged/space.txt").exists()
 
@@ -106,10 +106,10 @@ class _Tags(HTMLParser):
         self.opened, self.ids, self.targets = [], set(), []
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.ids.add(found.get("id"))
-        if tag == "a" and found.get("href", "").startswith("#"):
-            self.targets.append(found["href"][1:])
+        by_name = dict(attributes)
+        self.ids.add(by_name.get("id"))
+        if tag == "a" and by_name.get("href", "").startswith("#"):
+            self.targets.append(by_name["href"][1:])
         if tag not in ("meta", "link", "br", "wbr", "path", "rect", "circle", "img"):
             self.opened.append(tag)
 

@@ -64,12 +64,12 @@ def folder(tmp_path_factory):
 def test_an_arm_that_is_twice_as_token_efficient_is_found_so(folder, seeds):
     # true, true, the truth itself, false
     text = TEXT + claim() + claim(1.5) + claim(2) + claim(3)
-    found = judged(Plan(toy_study(folder, f"seeds={seeds}", text=text)), better=2.0)
-    wrong = sum(v[0] == "not supported" or v[1] == "not supported" or v[3] == "supported" for v in found)
+    verdict = judged(Plan(toy_study(folder, f"seeds={seeds}", text=text)), better=2.0)
+    wrong = sum(v[0] == "not supported" or v[1] == "not supported" or v[3] == "supported" for v in verdict)
     # a claim of the truth itself is decided either way only by chance
-    wrong += sum(v[2] != "undecided" for v in found)
+    wrong += sum(v[2] != "undecided" for v in verdict)
     assert at_most(wrong, WORLDS, 0.05)
-    missed = sum(v[0] != "supported" for v in found)
+    missed = sum(v[0] != "supported" for v in verdict)
     assert at_most(missed, WORLDS, 0.05 if seeds == 5 else 0.4)
 
 
@@ -77,10 +77,10 @@ def test_an_arm_that_is_twice_as_token_efficient_is_found_so(folder, seeds):
 def test_an_equal_arm_is_not_found_better(folder, seeds):
     # true of neither arm, and false
     text = TEXT + claim() + claim(2) + claim(2, "flops_to_loss")
-    found = judged(Plan(toy_study(folder, f"seeds={seeds}", text=text)))
-    wrong = sum(v[0] != "undecided" or "supported" in v[1:] for v in found)
+    verdict = judged(Plan(toy_study(folder, f"seeds={seeds}", text=text)))
+    wrong = sum(v[0] != "undecided" or "supported" in v[1:] for v in verdict)
     assert at_most(wrong, WORLDS, 0.05)
-    missed = sum(v[1] != "not supported" for v in found)
+    missed = sum(v[1] != "not supported" for v in verdict)
     assert at_most(missed, WORLDS, 0.05 if seeds == 5 else 0.5)
 
 
@@ -88,28 +88,28 @@ def test_an_undecided_claim_names_the_seeds_that_would_decide_it(folder):
     plan = Plan(toy_study(folder, "seeds=3", text=TEXT + claim(1.8)))
     rng, seeds = random.Random(3), []
     for _ in range(WORLDS // 4):
-        (found,) = verdicts(world(plan, rng, better=2.0))
-        if found.judgement == "undecided" and found.seeds:
-            seeds.append(found.seeds)
-            assert f"about {found.seeds} seeds would decide it" in found.why
+        (verdict,) = verdicts(world(plan, rng, better=2.0))
+        if verdict.judgement == "undecided" and verdict.seeds:
+            seeds.append(verdict.seeds)
+            assert f"about {verdict.seeds} seeds would decide it" in verdict.why
     assert seeds
     assert min(seeds) > 3
 
 
 def test_what_budgets_cannot_show_is_undecided(folder):
     plan = Plan(toy_study(folder, "seeds=3", text=TEXT + claim(5)))
-    (found,) = verdicts(world(plan, random.Random(0), better=8.0, noise=0.001))
-    assert found.judgement == "undecided"
-    assert found.why == "these budgets cannot show such a factor: add smaller or larger ones"
-    low, high = found.factor.interval()
+    (verdict,) = verdicts(world(plan, random.Random(0), better=8.0, noise=0.001))
+    assert verdict.judgement == "undecided"
+    assert verdict.why == "these budgets cannot show such a factor: add smaller or larger ones"
+    low, high = verdict.factor.interval()
     assert low == pytest.approx(4)
     assert high == math.inf
 
 
 def test_without_results_nothing_is_decided(folder):
     plan = Plan(toy_study(folder, text=TEXT + claim()))
-    (found,) = verdicts(plan.results([]))
-    assert (found.judgement, found.p) == ("undecided", 1.0)
+    (verdict,) = verdicts(plan.results([]))
+    assert (verdict.judgement, verdict.p) == ("undecided", 1.0)
     assert [each.difference for each in comparisons(plan.results([]))] == [None]
     looped, untied = plan.study.arms
     assert factor(plan.results([]), untied, looped, "tokens", "loss").value is None
@@ -117,10 +117,10 @@ def test_without_results_nothing_is_decided(folder):
 
 def test_the_reference_is_compared_with_all_others_and_corrected(folder):
     plan = Plan(toy_study(folder, "seeds=5", text=TEXT.replace("claims:\n", "")))
-    (found,) = comparisons(world(plan, random.Random(0), better=2.0, noise=0.001))
-    assert found.difference.value > 0.1
-    assert found.permuted == pytest.approx(2 / 252)
-    assert found.p == found.adjusted < 1e-4
+    (got,) = comparisons(world(plan, random.Random(0), better=2.0, noise=0.001))
+    assert got.difference.value > 0.1
+    assert got.permuted == pytest.approx(2 / 252)
+    assert got.p == got.adjusted < 1e-4
 
 
 @given(scores=st.lists(st.floats(0, 1), min_size=2, max_size=6), shift=st.floats(0.3, 3))
@@ -157,10 +157,10 @@ def test_holm():
 
 def test_the_bootstrap_has_the_error_of_a_mean():
     one = {seed: [value] for seed, value in enumerate((1.0, 2.0, 4.0))}
-    found = bootstrap(
+    got = bootstrap(
         one, {key: [0.0] for key in one}, lambda a, b: fmean(x for (x,) in a) - fmean(x for (x,) in b)
     )
     # the standard deviation, 1.5275, by the square root of three
-    assert found == Estimate(pytest.approx(7 / 3), pytest.approx(1.5275 / math.sqrt(3), rel=1e-4), 3)
-    assert found.interval()[0] < 0 < found.p(0) < 1
+    assert got == Estimate(pytest.approx(7 / 3), pytest.approx(1.5275 / math.sqrt(3), rel=1e-4), 3)
+    assert got.interval()[0] < 0 < got.p(0) < 1
     assert bootstrap({1: [1.0]}, {1: [0.0]}, lambda a, b: 1.0).interval() == (-math.inf, math.inf)

@@ -46,17 +46,17 @@ def logged_csv(folder):
 def test_each_logger_of_lightning_gets_the_rows_and_norms_of_each_block(name, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     plain = run_training(spec(*SHORT), tmp_path / "plain")
-    found = run_training(spec(*SHORT), tmp_path / "run", loggers=[name])
-    assert found.metrics == plain.metrics
+    result = run_training(spec(*SHORT), tmp_path / "run", loggers=[name])
+    assert result.metrics == plain.metrics
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     logs = tmp_path / "run" / "logs"
     if name == "csv":
-        logged = [row for row in logged_csv(found.folder) if "held_out_loss" in row]
+        logged = [row for row in logged_csv(result.folder) if "held_out_loss" in row]
         expected = [row["held_out_loss"] for row in rows if "held_out_loss" in row]
         assert [row["held_out_loss"] for row in logged] == pytest.approx(expected)
-        logged = [row for row in logged_csv(found.folder) if "train_loss" in row]
+        logged = [row for row in logged_csv(result.folder) if "train_loss" in row]
         assert [row["train_loss"] for row in logged] == pytest.approx([row["train_loss"] for row in rows])
-        keys = {key for row in logged_csv(found.folder) for key in row}
+        keys = {key for row in logged_csv(result.folder) for key in row}
         blocks = {key.partition("/")[2] for key in keys if key.startswith("update_norm/")}
         assert {"embedding", "stages.0.step.0.seq", "stages.0.step.2.expert"} <= blocks
     elif name == "tensorboard":
@@ -72,7 +72,7 @@ def test_each_logger_of_lightning_gets_the_rows_and_norms_of_each_block(name, tm
 
         client = MlflowClient(f"sqlite:///{logs}/mlflow.db")
         (run,) = client.search_runs([client.get_experiment_by_name("composer").experiment_id])
-        assert run.data.metrics["held_out_loss"] == pytest.approx(found.metrics["loss"])
+        assert run.data.metrics["held_out_loss"] == pytest.approx(result.metrics["loss"])
 
 
 def test_the_norms_are_those_of_the_gradient_and_of_the_difference(tmp_path):
@@ -121,13 +121,13 @@ def test_callbacks_are_called_as_by_a_trainer_and_may_stop_the_run(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine_to_stop.py").write_text(MINE)
     paths = "train.callbacks=[mine_to_stop.stops, mine_to_stop.kept, mine_to_stop.Rates]"
-    found = run_training(spec(*SHORT, paths), tmp_path / "run", loggers=["csv"])
+    result = run_training(spec(*SHORT, paths), tmp_path / "run", loggers=["csv"])
     # the second evaluation is no better by 100
-    assert (found.tokens, found.finished) == (4 * 256, False)
+    assert (result.tokens, result.finished) == (4 * 256, False)
     assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == 4
     saved = [*(tmp_path / "run").glob("**/step=*.ckpt")]
     assert [path.name for path in saved] in (["step=2.ckpt"], ["step=4.ckpt"])
-    assert any("lr-AdamW/pg1" in row for row in logged_csv(found.folder))
+    assert any("lr-AdamW/pg1" in row for row in logged_csv(result.folder))
     assert run_training(spec(*SHORT, paths), tmp_path / "run", loggers=["csv"]).trained
     with pytest.raises(TrainingError, match="LearningRateMonitor` callback with `Trainer` that has no"):
         run_training(spec(*SHORT, paths), tmp_path / "other")

@@ -18,10 +18,10 @@ LONG = ("train.schedule={warmup: 0.04, stable: 0.76, decay: 0.2}", f"train.token
 
 
 def weights_and_scores(folder):
-    found = contents(folder)
+    before = contents(folder)
     # how often a row is logged depends on the length of the run
-    rows = [row for row in found["metrics.csv"].decode().splitlines() if not row.endswith(",,,")]
-    return found | {"metrics.csv": [row.split(",")[0:3] + row.split(",")[4:] for row in rows]}
+    rows = [row for row in before["metrics.csv"].decode().splitlines() if not row.endswith(",,,")]
+    return before | {"metrics.csv": [row.split(",")[0:3] + row.split(",")[4:] for row in rows]}
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ def first(tmp_path_factory):
 
 def test_a_run_goes_on_from_the_weights_with_other_steps_data_and_rates(first, tmp_path):
     other = spec(SHORT, "stages.0.recur=3", "train.data.hops=2", *STILL)
-    found = run_training(other, tmp_path / "run", start=read(first))
-    ends = [read_weights(folder / "model.safetensors")[0] for folder in (first, found.folder)]
+    result = run_training(other, tmp_path / "run", start=read(first))
+    ends = [read_weights(folder / "model.safetensors")[0] for folder in (first, result.folder)]
     torch.testing.assert_close(ends[0], ends[1])
-    assert found.metrics == pytest.approx(
+    assert result.metrics == pytest.approx(
         score(read(first), ["stages.0.recur=3", "train.data.hops=2"]).scores, rel=1e-4
     )
 

@@ -41,9 +41,9 @@ def train(tmp_path, monkeypatch, capsys):
 
 def without_training_rows(folder):
     """What a run leaves, but for how often `train_loss` is logged, which depends on its length."""
-    found = contents(folder)
-    rows = [row.split(",") for row in found["metrics.csv"].decode().splitlines() if not row.endswith(",,,")]
-    return found | {"metrics.csv": [row[:3] + row[4:] for row in rows]}
+    before = contents(folder)
+    rows = [row.split(",") for row in before["metrics.csv"].decode().splitlines() if not row.endswith(",,,")]
+    return before | {"metrics.csv": [row[:3] + row[4:] for row in rows]}
 
 
 def test_the_plain_command_is_bit_equal_to_a_run_with_the_kept_warmup_from_the_start(train, tmp_path):
@@ -173,12 +173,12 @@ def test_the_share_makes_exactly_as_many_steps_and_survives_being_written(data, 
     decay = data.draw(st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 1.0]))
     train = loads(SPEC, "tiny.yaml", [f"train.tokens={steps * TOKENS}"]).train
     train = train.model_copy(update={"schedule": Schedule(warmup=0, stable=1 - decay, decay=decay)})
-    found = with_warmup(train, warmup)
+    got = with_warmup(train, warmup)
     assert with_warmup(train, steps + 1) is None
-    again = spec(f"train.tokens={steps * TOKENS}", f"train.schedule={schedule_text(found)}").train
-    assert again.schedule == found
+    again = spec(f"train.tokens={steps * TOKENS}", f"train.schedule={schedule_text(got)}").train
+    assert again.schedule == got
     assert warmup_steps(again) == warmup
-    room = found.warmup + decay <= 1
-    assert found.decay == (decay if room else pytest.approx(1 - found.warmup, abs=1e-9))
-    if warmup and room and again.steps - warmup > round(found.decay * steps):
+    room = got.warmup + decay <= 1
+    assert got.decay == (decay if room else pytest.approx(1 - got.warmup, abs=1e-9))
+    if warmup and room and again.steps - warmup > round(got.decay * steps):
         assert rate(again, warmup - 1) == 1 > rate(again, warmup - 2) or warmup == 1

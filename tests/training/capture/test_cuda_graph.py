@@ -119,8 +119,8 @@ SOME = [name if name == "all" else pytest.param(name, marks=pytest.mark.slow) fo
 @pytest.mark.parametrize("name", SOME)
 def test_replayed_steps_train_to_the_same_bits(name, replaying):
     of, options = VARIANTS[name]
-    (plain, wanted, _), (replayed, found, graphs) = (fitted(of, each, **options) for each in ("off", "on"))
-    assert found == wanted
+    (plain, wanted, _), (replayed, got, graphs) = (fitted(of, each, **options) for each in ("off", "on"))
+    assert got == wanted
     assert equal(replayed, plain)
     assert graphs.replayed == STEPS * of.train.accumulate
 
@@ -138,7 +138,7 @@ def test_every_spec_of_the_family_replays_its_loss_and_gradients(path):
     for step in range(3):
         tokens, targets = torch.randint(of.model.vocab, (2, 2, length))
         buffers = [each.clone() for each in model.buffers()]
-        found = []
+        results = []
         for run in (step_graphs.losses, graphs.losses):
             for each, kept in zip(model.buffers(), buffers, strict=True):
                 each.copy_(kept)
@@ -146,9 +146,9 @@ def test_every_spec_of_the_family_replays_its_loss_and_gradients(path):
             model.randomness.step = step
             loss, _ = model._losses(tokens, targets, run)
             loss.backward()
-            found.append([loss.detach(), *(each.grad for each in model.parameters()), *model.buffers()])
-            found[-1] = [None if each is None else each.clone() for each in found[-1]]
-        for one, two in zip(*found, strict=True):
+            results.append([loss.detach(), *(each.grad for each in model.parameters()), *model.buffers()])
+            results[-1] = [None if each is None else each.clone() for each in results[-1]]
+        for one, two in zip(*results, strict=True):
             assert (one is None) == (two is None)
             assert one is None or torch.equal(one, two)
     assert graphs.replayed == 3
@@ -302,7 +302,7 @@ def ranked(rank, ranks, folder):
     draw = torch.Generator().manual_seed(rank)
     batches = torch.randint(16, (12, 2, 4, 12), generator=draw)
     graphs = StepGraphs(Replaying, required=True)
-    found = []
+    results = []
     for losses in (step_graphs.losses, graphs.losses):
         model = composer.compile(spec(), torch_compile="off").train()
         model.step_losses = losses
@@ -315,9 +315,9 @@ def ranked(rank, ranks, folder):
             if number % 2:
                 optimizer.step()
                 optimizer.zero_grad()
-        found.append([each.detach().clone() for each in model.parameters()])
+        results.append([each.detach().clone() for each in model.parameters()])
     assert graphs.replayed == len(batches)
-    torch.save(found, folder / f"{rank}.pt")
+    torch.save(results, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -336,6 +336,6 @@ def test_replayed_steps_train_to_the_same_bits_under_ddp(ranks, tmp_path):
 def test_cuda_graphs_train_as_plain_steps_do(name):
     of, options = VARIANTS[name]
     options = {**options, "precision": "bf16-mixed", "accelerator": "cuda", "devices": 1}
-    (_, wanted, _), (_, found, graphs) = (fitted(of, each, **options) for each in ("off", "on"))
-    assert [each for each, _ in found] == pytest.approx([each for each, _ in wanted], rel=2e-2)
+    (_, wanted, _), (_, got, graphs) = (fitted(of, each, **options) for each in ("off", "on"))
+    assert [each for each, _ in got] == pytest.approx([each for each, _ in wanted], rel=2e-2)
     assert graphs.replayed == STEPS * of.train.accumulate

@@ -100,11 +100,11 @@ def likelihood(model: torch.nn.Module, prompt: str, target: str) -> tuple[float,
 def test_choices_get_the_likelihoods_that_the_model_gives_them(
     harness: Any, run: Path, steps: int | None
 ) -> None:
-    found = harness.run_tasks(str(run), ["cats"], include=str(run.parent), steps=steps)
+    scores = harness.run_tasks(str(run), ["cats"], include=str(run.parent), steps=steps)
     model = read(run).model()
     model.set_steps({"stages.0": steps} if steps else {})
-    assert len(found["samples"]["cats"]) == len(QUESTIONS)
-    for sample in found["samples"]["cats"]:
+    assert len(scores["samples"]["cats"]) == len(QUESTIONS)
+    for sample in scores["samples"]["cats"]:
         pairs = [(sample["doc"]["prompt"], choice) for choice in sample["doc"]["choices"]]
         for got, pair in zip(sample["filtered_resps"], pairs, strict=True):
             value, greedy = likelihood(model, *pair)
@@ -115,21 +115,21 @@ def test_choices_get_the_likelihoods_that_the_model_gives_them(
         for each in QUESTIONS
     ]
     ours = score_questions(model, asked, "multiple-choice", steps)
-    assert found["results"]["cats"]["acc,none"] == pytest.approx(ours.scores["accuracy"])
+    assert scores["results"]["cats"]["acc,none"] == pytest.approx(ours.scores["accuracy"])
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_texts_are_generated_up_to_what_ends_them_and_whole_texts_scored_once(
     harness: Any, run: Path
 ) -> None:
-    found = harness.run_tasks(str(run), ["said", "whole"], include=str(run.parent), limit=3)
+    scores = harness.run_tasks(str(run), ["said", "whole"], include=str(run.parent), limit=3)
     model = read(run).model()
-    for sample in found["samples"]["said"]:
+    for sample in scores["samples"]["said"]:
         prompt = [*sample["doc"]["prompt"].encode()] or [255]
         made = model.generate([prompt], 12, temperature=0.0, stop=255)[0].tolist()[len(prompt) :]
         text = bytes(each for each in made if each < 255).decode(errors="replace")
         assert sample["filtered_resps"] == [text.split(".")[0]]
-    for sample in found["samples"]["whole"]:
+    for sample in scores["samples"]["whole"]:
         text = sample["target"]
         assert len(text) > 48
         # the package's windows: whole ones from the beginning, the last one ends with the text

@@ -87,7 +87,7 @@ def test_choices_are_scored_by_their_probability_with_and_without_their_length(r
         Question("on the", " dog", (" mat. the cat", " dog")),
     ]
     for steps in (None, 1, 3):
-        found = score_questions(model, asked, "multiple-choice", steps)
+        scores = score_questions(model, asked, "multiple-choice", steps)
         model.set_steps({} if steps is None else {"stages.0": steps})
         plain = [[nll(model, each.prompt, choice) for choice in each.choices] for each in asked]
         size = [[len(choice) for choice in each.choices] for each in asked]
@@ -97,7 +97,7 @@ def test_choices_are_scored_by_their_probability_with_and_without_their_length(r
             [loss / n for loss, n in zip(*pair, strict=True)] for pair in zip(plain, size, strict=True)
         ]
         bits = sum(losses[n] for losses, n in zip(plain, right, strict=True)) / math.log(2)
-        assert found.scores == pytest.approx(
+        assert scores.scores == pytest.approx(
             {
                 "accuracy": sum(a.index(min(a)) == n for a, n in zip(plain, right, strict=True)) / 3,
                 "accuracy_by_bytes": sum(a.index(min(a)) == n for a, n in zip(by_bytes, right, strict=True))
@@ -107,13 +107,13 @@ def test_choices_are_scored_by_their_probability_with_and_without_their_length(r
             },
             rel=1e-5,
         )
-    assert found.flops > score_questions(model, asked, "multiple-choice", 1).flops
+    assert scores.flops > score_questions(model, asked, "multiple-choice", 1).flops
 
 
 def test_losses_count_targets_after_prompts_and_whole_texts_once(run):
     model, long = read(run).model(), "the cat is on the mat. " * 5
     asked = [Question("the cat", " is on"), Question("", long), Question("x" * 60, " mat")]
-    found = score_questions(model, asked, "loss")
+    scores = score_questions(model, asked, "loss")
     after = score_questions(model, [Question("say it", long)], "loss")
     begun = score_questions(model, [Question("t", long)], "loss")
     assert (after.scores, after.shortened, begun.shortened) == (begun.scores, 1, 0)
@@ -124,16 +124,16 @@ def test_losses_count_targets_after_prompts_and_whole_texts_once(run):
         logits = model(torch.tensor([window[:-1]])).log_softmax(-1)[0]
         pieces -= sum(float(logits[n, token]) for n, token in enumerate(window[1:]))
     count = 6 + len(long) + 4
-    assert found.scores["loss"] == pytest.approx(pieces / count, rel=1e-5)
-    assert found.scores["bits_per_byte"] == pytest.approx(pieces / count / math.log(2), rel=1e-5)
-    assert (found.questions, found.shortened) == (3, 1)
+    assert scores.scores["loss"] == pytest.approx(pieces / count, rel=1e-5)
+    assert scores.scores["bits_per_byte"] == pytest.approx(pieces / count / math.log(2), rel=1e-5)
+    assert (scores.questions, scores.shortened) == (3, 1)
 
 
 def test_generated_answers_are_compared_by_the_pattern(run):
     model = read(run).model()
     asked = [Question("the cat is on ", "x", answer="the"), Question("the cat is on ", "x", answer="a")]
-    found = score_questions(model, asked, "generate", None, r"(\w+)$", new_tokens=3)
-    assert found.scores == {"exact_match": 0.5, "answered": 1.0}
+    scores = score_questions(model, asked, "generate", None, r"(\w+)$", new_tokens=3)
+    assert scores.scores == {"exact_match": 0.5, "answered": 1.0}
     none = score_questions(model, asked, "generate", None, r"\d+", new_tokens=3)
     assert none.scores == {"exact_match": 0.0, "answered": 0.0}
 
