@@ -1,4 +1,4 @@
-"""What `composer search` and `composer study` take about where workers run."""
+"""The options of `composer search` and `composer study` for where workers run."""
 
 from __future__ import annotations
 

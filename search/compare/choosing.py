@@ -18,7 +18,7 @@ CLOSE = 0.1
 
 Key = TypeVar("Key")
 Basis: TypeAlias = Literal["seeds", "rates", "search"]
-"""What a choice rests on: fresh seeds, the best learning rate of each, or what the search measured."""
+"""The basis of a choice: fresh seeds, the best learning rate of each, or the runs of the search."""
 
 
 @dataclass(frozen=True)

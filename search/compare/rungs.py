@@ -39,7 +39,7 @@ def goes_on(own: Values, others: Fronts, keep: float, measured: int = 0) -> bool
 
 
 class Arrivals:
-    """What reached each rung so far, kept up to date as records change; finals are left out."""
+    """The records that reached each rung so far, updated as records change; finals are left out."""
 
     def __init__(self, digest: Digest, goals: Goals) -> None:
         self._digest, self._goals = digest, goals

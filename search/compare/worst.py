@@ -11,7 +11,7 @@ from search.store.ledger import Record
 
 
 class Worst:
-    """What a candidate without results counts as: its costs, else the worst at any last milestone, else 0."""
+    """The values of a candidate without results: its costs, else the worst at any last milestone, else 0."""
 
     def __init__(self, digest: Digest, goals: Goals) -> None:
         self._digest, self._goals = digest, goals

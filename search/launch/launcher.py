@@ -19,7 +19,7 @@ from search.run.crew import Plan
 
 @dataclass(frozen=True)
 class Need:
-    """What workers are needed for.
+    """The work that workers are started for.
 
     Attributes:
         runs: returns how many runs are left at most.
@@ -31,7 +31,7 @@ class Need:
 
 
 class Options(BaseModel):
-    """What `--launch KEY=VALUE` may set for a launcher; without fields, nothing."""
+    """The options of a launcher, set by `--launch KEY=VALUE`; by default none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -144,7 +144,7 @@ _EXPECTED = {
     "literal_error": "{expected}",
     "value_error": "{error}",
 }
-"""What is expected, by pydantic's types of errors."""
+"""The expected value, by pydantic's error type."""
 
 
 def _problem(name: str, launcher: Launcher, error: Any) -> str:

@@ -27,7 +27,7 @@ _SILENCE = 5.0
 
 
 class Tasks(Protocol):
-    """What a launcher has started on a cluster: one task for each worker, which calls an `Agent`."""
+    """The tasks that a launcher started on a cluster: one for each worker, which calls an `Agent`."""
 
     def start(self, calls: Sequence[Call]) -> None:
         """Start one task for each call.

@@ -1,4 +1,4 @@
-"""What a search may spend: trials, training tokens, training FLOPs, time; shared by all workers.
+"""The budget of a search: trials, training tokens, training FLOPs, time; shared by all workers.
 
 The expected cost of finals is reserved: their number times the costliest run trained in full, but
 never more than half of a budget.

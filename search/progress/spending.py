@@ -1,4 +1,4 @@
-"""What runs have spent, kept up to date record by record; imported runs spend nothing."""
+"""The spending of runs, updated record by record; imported runs spend nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Now: TypeAlias = tuple[Record, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What one run has spent.
+    """The spending of one run.
 
     Attributes:
         searched: whether it is no final.
@@ -32,7 +32,7 @@ class Spent:
 
 @dataclass
 class Total:
-    """What several runs have spent; `clock` has each second once, however many trained in it."""
+    """The spending of several runs; `clock` has each second once, however many trained in it."""
 
     tokens: int = 0
     flops: float = 0.0
@@ -69,7 +69,7 @@ class Amounts:
 
 
 class Spending:
-    """What the runs of a search have spent.
+    """The spending of the runs of a search.
 
     Runs that have ended are summed up once. Those that have not are summed up at each question, since their
     records change before they are saved.

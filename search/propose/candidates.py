@@ -87,7 +87,7 @@ def constraints(spec: Spec, costs: Costs) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a sampler needs to know about a point.
+    """The facts about a point that a sampler needs.
 
     Attributes:
         params: the values of the parameters in the branches taken.

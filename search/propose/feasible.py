@@ -152,7 +152,7 @@ class Feasible(BaseSampler):
 
 
 class _Past:
-    """What was proposed in a study before."""
+    """The earlier proposals of a study."""
 
     def __init__(self) -> None:
         self._followed = Followed()

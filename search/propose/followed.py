@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 
 
 class Followed:
-    """What one reader has seen of a study."""
+    """The part of a study that one reader has seen."""
 
     def __init__(self) -> None:
         self._count = 0

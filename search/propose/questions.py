@@ -20,7 +20,7 @@ from search.propose.followed import Followed
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
 
 MORE_TRIALS = "more trials"
-"""What a deferred proposal waits for if it was a new spec but no trial was left."""
+"""A deferred proposal waits for more trials if its spec is new and no trial was left."""
 
 _HELD = "held"
 

@@ -94,7 +94,7 @@ _OUTCOMES = {
 
 
 def history(source: Source) -> str:
-    """What was proposed, spent and crashed."""
+    """Proposals, spending and crashes."""
     parts = [_spent(source), _proposed(source)]
     if source.proposals and source.proposals[1:]:
         parts.append(figure(partial(figures.history, source.proposals)))

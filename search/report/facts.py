@@ -1,4 +1,4 @@
-"""What figures and page share: the records shown, their names and values."""
+"""Shared by figures and page: the records shown, their names and values."""
 
 from __future__ import annotations
 

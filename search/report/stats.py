@@ -28,7 +28,7 @@ _PENALTIES = tuple(float(value) for value in np.geomspace(0.1, 300, 15))
 
 @dataclass(frozen=True)
 class Level:
-    """What one value of a parameter adds to the mean over trials with it: estimate and 90 % interval."""
+    """The effect of one value of a parameter on the mean of trials with it: estimate and 90 % interval."""
 
     label: str
     count: int

@@ -58,7 +58,7 @@ class Plan(Protocol):
 
     @property
     def note(self) -> str:
-        """What limits them or may go wrong, as text; may be empty."""
+        """Limits and likely problems of the workers, as text; may be empty."""
 
     def start(self, job: Job) -> Crew:
         """Return the workers, which start as the context is entered."""

@@ -1,4 +1,4 @@
-"""What a worker of a search and one of a study share: records behind a lock, and waiting for a lost store."""
+"""Shared by workers of a search and of a study: records behind a lock, and waiting for a lost store."""
 
 from __future__ import annotations
 

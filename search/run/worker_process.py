@@ -50,7 +50,7 @@ class Tell(Protocol):
 
 
 class Job(Protocol):
-    """What a worker does; it is sent to its process."""
+    """The work of a worker, which is sent to its process."""
 
     @property
     def folder(self) -> Path:

@@ -1,1 +1,1 @@
-"""What the workers of a search share: records, leases and Optuna's study, in a folder or a database."""
+"""The shared state of a search's workers: records, leases and Optuna's study, in a folder or a database."""

@@ -38,7 +38,7 @@ JOURNAL_COPY = "study.copy"
 BEST, FRONT, IMPORTED_RUNS, WORKERS, LOGS = "best", "front", "imported", "workers", "logs"
 LOCK, TURN, PUBLISH, IMPORT, DATABASE = "lock", "turn.lock", "publish.lock", "import.lock", "database.txt"
 REPORT = ("report.html", "report.md", "tables", "figures")
-"""What the report of a study leaves, which may be written before anything is trained."""
+"""The files of a study's report, which may be written before anything is trained."""
 
 _SHOWN = 12
 """Number of lines of a difference that a note shows."""

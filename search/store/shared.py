@@ -1,4 +1,4 @@
-"""What a store belongs to: a space or a study, by its name and the settings that decide its records."""
+"""The owner of a store: a space or a study, by its name and the settings that decide its records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Shared(Protocol):
-    """What workers share a store for, such as a space."""
+    """The task that workers share a store for, such as a space."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""What `composer study` does: training with progress, then the report."""
+"""The work of `composer study`: training with progress, then the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study file may say."""
+"""The fields of a study file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from composer.measures.registry import MAIN
 from composer.settings.types import Description, Many
 
 COSTS = ("tokens", "flops", "seconds")
-"""What a run is charged for, as the measure of a claim and the axis of a figure name it."""
+"""The costs charged to a run, named as the measure of a claim and the axis of a figure name them."""
 COST_NAMES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
 """The same in text."""
 
@@ -52,7 +52,7 @@ class Arm(Config):
 
 
 class Claim(Config):
-    """That one arm costs at least `factor` times less than another at an equal score."""
+    """The claim that one arm costs at least `factor` times less than another at an equal score."""
 
     arm: str
     """The arm that is claimed to be better."""
@@ -129,7 +129,7 @@ class StudyConfig(Config):
     reference: str | None = None
     """The arm that all others are tested against; by default the first."""
     claims: Many[Claim] = ()
-    """What is claimed, and judged by the results."""
+    """The claims, which the results decide."""
 
     @property
     def measured_claims(self) -> list[Claim]:

@@ -20,7 +20,7 @@ ROWS = "rows.jsonl"
 
 
 class Cell(NamedTuple):
-    """What a row is the result of; `spec` is the run hash of what was trained, wherever its data are."""
+    """The key of a row; `spec` is the run hash of the trained spec, wherever its data are."""
 
     spec: str
     seed: int
@@ -63,7 +63,7 @@ class Row:
 
     @property
     def cell(self) -> Cell:
-        """What it is the result of."""
+        """The key of the run."""
         return Cell(self.spec, self.seed, self.data)
 
     def cost(self, name: str) -> float:

@@ -1,4 +1,4 @@
-"""What the results of a study say: factors at equal scores, tests against a reference, verdicts on claims."""
+"""The results of a study judged: factors at equal scores, tests against a reference, verdicts on claims."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def check_leases(place: Place) -> None:
 
 
 def check_study(place: Place) -> None:
-    """What one worker tells Optuna's study is read by another."""
+    """Results that one worker reports to Optuna's study are read by another."""
     goals = Goals([Objective(maximize="accuracy")])
     with place.open() as one, place.open() as other:
         study = one.study(goals, RandomSampler(seed=0))

@@ -18,7 +18,7 @@ from composer.graph.taps.operation import Tap, uncounted
 
 @dataclass(frozen=True)
 class Taps:
-    """What is tapped.
+    """The values to tap.
 
     Attributes:
         receiver: the number of the object that gets the values, from `register`.

@@ -14,7 +14,7 @@ from composer.graph.passes.lowered import lowered
 from composer.language.schema.spec import Spec
 
 STATE_IN = "x"
-"""What the state that goes into a step is called within its stage."""
+"""The name, within its stage, of the state that enters a step."""
 
 
 class Named(NamedTuple):

@@ -20,7 +20,7 @@ Step = tuple[int, ...]
 
 
 class TapReceiver(Protocol):
-    """What taps hand values to."""
+    """Receives the values of taps."""
 
     def take(self, name: str, step: Step, value: Any) -> Any:
         """Take a value, and return it or what the model goes on with."""

@@ -1,4 +1,4 @@
-"""What of a spec lets tokens see later ones in training, or makes costs expectations."""
+"""The options of a spec that let tokens see later ones in training, or make costs expectations."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Recur(Wired, owner="recur"):
     steps: Count
     """The number of steps in evaluation and prediction."""
     per: Literal["batch", "sequence"] = "batch"
-    """What has a number of its own in training: each micro-batch, the same on all devices, or each
+    """What draws its own number of steps in training: each micro-batch, the same on all devices, or each
     sequence (Parcae, arXiv 2604.12946). Then the largest number of a micro-batch runs, which is what costs
     count; a sequence that has run its own keeps its state, and comes out as in a model of so many steps.
     """

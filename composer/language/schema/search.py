@@ -125,7 +125,7 @@ class SearchConfig(Config):
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of candidates that continue at a rung."""
     sampler: SamplerName = "tpe"
-    """What proposes points; docs/search.md lists the samplers, and packages add others."""
+    """The sampler that proposes points; docs/search.md lists the samplers, and packages add others."""
     edits: Annotated[int, Field(ge=0, le=8)] = 0
     """How many edits of structure a candidate may have beside the space's choices; see docs/search.md."""
     baselines: Many[NamedBaseline] = ()

@@ -53,7 +53,7 @@ class Model(Wired, owner="model"):
     tie_embeddings: bool = True
     """Whether the head reads the embedding's weights instead of its own."""
     embedding_scale: Literal["sqrt_width"] | Positive = "sqrt_width"
-    """What embeddings are multiplied by; `sqrt_width` makes their root mean square 1 at the start."""
+    """The factor on embeddings; `sqrt_width` makes their root mean square 1 at the start."""
     positions: Literal["none", "learned"] = "none"
     """Whether a learned vector for each position is added to the embeddings; RoPE is a field of blocks."""
     norm_type: NormType = "rms"
@@ -143,7 +143,7 @@ class Stage(Wired, owner="stage"):
     stack: Count | None = None
     """The number of layers with weights of their own."""
     step: Annotated[Many[Entry], Field(min_length=1)]
-    """What one step runs, in order, each a residual sublayer."""
+    """The sublayers that one step runs, in order, each with a residual connection."""
     at: At = None
     """For a nested stage, the steps of the stage around it at which it runs."""
 

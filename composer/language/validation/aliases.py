@@ -91,7 +91,7 @@ TARGETS: dict[str, str] = {
         f"{owner}.{kind.key}": kind.key_aliases for kind in map(kind_of, all_wiring()) for owner in kind.owner
     },
 }
-"""What a thing is called here, and what else it is called."""
+"""The names of fields here, and the names that other libraries give them."""
 
 NOTES: dict[str, str] = {
     "batch_size": "batches are counted in tokens: train.batch_tokens is sequences times their length",
@@ -138,7 +138,7 @@ NOTES: dict[str, str] = {
     "out_dir": "set the run folder with `composer train --out DIR`",
     "alibi": "positions are rotary, learned (model.positions), or none with rope: false; there is no ALiBi",
 }
-"""What is said of a word that is no other name of a field: of another unit, or of what there is not."""
+"""Notes on words that are no other name of a field: of another unit, or of features that do not exist."""
 
 VALUES: dict[str, str] = {
     "feed_forward.activation=swiglu": "silu swish glu gated reglu",

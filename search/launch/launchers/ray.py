@@ -28,7 +28,7 @@ _ANSWER = 10.0
 
 
 class RayOptions(Options):
-    """What a worker takes of a Ray cluster."""
+    """The resources that a worker reserves on a Ray cluster."""
 
     address: str = "auto"
     """The cluster, `HOST:PORT`; `auto` is the one that runs on this machine, or that RAY_ADDRESS names."""

@@ -31,7 +31,7 @@ _ANSWER = 0.2
 
 
 class SlurmOptions(Options):
-    """What sbatch is told about the job of a worker."""
+    """The options that sbatch gets for a worker's job."""
 
     cluster: Literal["slurm", "local"] = "slurm"
     """`local` starts the jobs on this machine, to try a command where there is no SLURM."""
