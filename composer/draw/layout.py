@@ -88,7 +88,7 @@ class _Page:
     def _sizes(self) -> str:
         model = self.view.spec.model
         sizes = ("width", model.width), ("vocabulary", model.vocab), ("context", model.context)
-        # norms, residuals, the loss and the head are told where they stand
+        # norms, residuals, the loss and the head are described where they are drawn
         elsewhere = {*model.wiring(), "tie_embeddings"}
         changed = [each for each in model.changed_options().items() if each[0] not in elsewhere]
         options = [(key.replace("_", " "), value_words(value)) for key, value in changed]

@@ -19,12 +19,12 @@ from composer.page.markup import figure, table
 
 def page(runs: Sequence[Inspected], measures: Sequence[Measure]) -> str:
     """Return one self-contained page: no network, no other files."""
-    runs = _told_apart(runs)
+    runs = _with_distinct_names(runs)
     sections = [Section(each.name, each.short, each.title, _section(each, runs)) for each in measures]
     return document(" and ".join(run.name for run in runs), _header(runs), sections)
 
 
-def _told_apart(runs: Sequence[Inspected]) -> Sequence[Inspected]:
+def _with_distinct_names(runs: Sequence[Inspected]) -> Sequence[Inspected]:
     """Name runs of one spec by what differs in their paths, if they do."""
     if len({run.name for run in runs}) == len(runs):
         return runs

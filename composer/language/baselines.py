@@ -64,7 +64,7 @@ def entries(tree: Node, caps: Node | None) -> tuple[tuple[Entry, ...], list[Faul
         try:
             entry = Entry(path, load(path), tuple(dict.fromkeys(match)), asked, bounds)
         except SpecError as error:
-            # what is wrong with the file as such is told where it is named
+            # faults of the file itself are reported where it is named
             faults += [
                 each if each.file else replace(asked, expected=each.expected, got=each.got)
                 for each in error.faults

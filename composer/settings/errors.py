@@ -69,7 +69,7 @@ def first_line(error: BaseException) -> str:
 def os_message(error: OSError, path: object = "", *, writing: bool = False) -> str:
     """Say why a file or folder cannot be used: `file not found: specs/x.yaml`.
 
-    `path` is the path as the user gave it; without it the error's own is told. `writing` says that the file
+    `path` is the path as the user gave it; without it the error's own is used. `writing` says that the file
     was to be made, so that what is missing is the directory it would stand in.
     """
     name = str(path or error.filename or "")

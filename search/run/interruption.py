@@ -18,7 +18,7 @@ STOPPING = "stopping: the workers save their runs; Ctrl-C again ends them at onc
 
 
 class Interruption:
-    """The signals that this process received, and what the workers have been told because of them."""
+    """The signals that this process received, and the requests sent to workers because of them."""
 
     def __init__(self) -> None:
         self._received = 0

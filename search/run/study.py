@@ -3,9 +3,9 @@
 When all trials have ended, the best of them and the baselines are retrained (`search.compare.finals`).
 
 Each step leaves enough state for another process to continue seamlessly: the sampler's
-proposal stays open until it is told, the record of a spec is written before its training begins, and training
-resumes from its own checkpoint. A search that was killed, a worker that died beside others, and one that
-lost its database are handled alike.
+proposal stays open until its result is reported, the record of a spec is written before its training begins,
+and training resumes from its own checkpoint. A search that was killed, a worker that died beside others, and
+one that lost its database are handled alike.
 """
 
 from __future__ import annotations

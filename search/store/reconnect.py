@@ -48,7 +48,7 @@ def reach_again(
     """Wait until an unreachable store answers again, and open what the caller has in it.
 
     Args:
-        error: the one that told of it.
+        error: the error that showed it.
         since: when it was lost, by the monotonic clock.
         retry: seconds after which it is given up.
         poll: seconds between two attempts.

@@ -250,7 +250,7 @@ class _Reader:
             return load(path, overrides)
         except SpecError as error:
             for each in error.faults:
-                # faults of options and of the file as such are told where the study names them
+                # faults of options and of the file itself are reported where the study names them
                 at = self._fault(place, each.expected, each.got, each.hint)
                 self.faults.append(
                     each

@@ -25,7 +25,7 @@ class Factor:
     Attributes:
         estimate: of the logarithm; None without a seed that both have at all budgets.
         least, most: the smallest and largest logarithm that the budgets can show.
-        apart: whether the score told anything; False if both have it at their smallest budget.
+        apart: whether the score distinguished the arms; False if both have it at their smallest budget.
     """
 
     arm: StudyArm

@@ -84,7 +84,7 @@ def check_seeds(name: str) -> None:
 
 
 def check_resumption(name: str) -> None:
-    """A trial that another process takes over keeps its point, whatever was told since."""
+    """A trial that another process takes over keeps its point, whatever was reported since."""
     space = toy(f"search.sampler={name}")
     study = study_of(space)
     suggest(study.ask(), space.parameters[0])
@@ -97,7 +97,7 @@ def check_resumption(name: str) -> None:
 
 
 def check_at_once(name: str) -> None:
-    """Trials asked for before any is told get different points."""
+    """Trials asked for before any is reported get different points."""
     space = toy(f"search.sampler={name}", "caps.params=30k")
     study = study_of(space)
     asked = [answered(space, study) for _ in range(8)]

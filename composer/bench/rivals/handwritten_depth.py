@@ -103,7 +103,7 @@ PLAIN = Arithmetic(attended, attended_backward)
 @cache
 def compiled_arithmetic() -> Arithmetic:
     """Return the same, compiled: once for one slot, once for any other number; all models share it."""
-    # all but the slots is of a fixed size; which axis is not is told where it is called
+    # all but the slots is of a fixed size; callers name the axis that is not
     return Arithmetic(torch.compile(attended, dynamic=False), torch.compile(attended_backward, dynamic=False))
 
 

@@ -103,7 +103,7 @@ def unused(block: str) -> str:
 
 
 def _unused(tree: Node, unknown: Iterable[Fault]) -> Iterator[Fault]:
-    """Find the blocks that no stage uses, where that can be told; a misspelt use is one fault, not two."""
+    """Find the blocks that no stage uses, where that can be decided; a misspelt use is one fault, not two."""
     if not _readable(tree.child("stages")):
         return
     used = {node.value for _, node in uses(tree.child("stages"))}

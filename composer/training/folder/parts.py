@@ -38,7 +38,7 @@ def read_parts(folder: Path, key: str) -> dict[str, Tensor]:
         if name.startswith(f"{key}.") and isinstance(about, TensorStorageMetadata)
     }
     with warnings.catch_warnings():
-        # that it reads alone, as it is told to
+        # that it reads alone, as it is asked to
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         state_dict_loader.load({key: weights}, storage_reader=reader, no_dist=True)
     return weights

@@ -56,7 +56,7 @@ class SlurmOptions(Options):
     restarts: int = Field(default=10, ge=0)
     """How often a job is queued again after its time limit; after a preemption always."""
     warning: Duration = GRACE + 30
-    """How long before its end a job is told to save."""
+    """How long before its end a job is asked to save."""
     host: str | None = None
     """The name or address of this machine as the nodes reach it; by default its host name."""
 
