@@ -61,13 +61,12 @@ def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> st
             a, b = (each.to(target.device, dtype) for each in factors)
             a, b = (a.to(gathered), b) if left else (a, b.to(gathered))
             order = torch.randperm(rows, generator=draw).to(target.device)
-            ends = torch.tensor([0, 1, rows // 2, rows - step, rows], device=target.device)
-            ends = ends.int() if step else torch.full_like(ends, rows).int()
-            waiting.add(Rows(a, b, order.int(), ends))
+            ends = [0, 1, rows // 2, rows - step, rows] if step else [rows] * experts
+            waiting.add(Rows(a, b, order.int(), torch.tensor(ends, device=target.device).int()))
             full = [each.double() for each in (a, b)]
             full[not left] = full[not left][order // active]
             first = 0
-            for expert, end in enumerate(ends.tolist()):
+            for expert, end in enumerate(ends):
                 exact[expert] += full[0][first:end].T @ full[1][first:end]
                 first = end
         names = ("gradient of gate and up over steps" if left else "gradient of down over steps",)

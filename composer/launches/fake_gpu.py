@@ -36,8 +36,8 @@ def fake_gpu(precision: Precision = "bfloat16") -> Iterator[None]:
     here = Target("cuda", precision, here=True)
     with ExitStack() as stack:
         for function, other in _REPLACED:
-            _everywhere(stack, function, other)
-        _everywhere(stack, target.target_of, lambda weight: here)
+            stack.enter_context(replaced(function, other))
+        stack.enter_context(replaced(target.target_of, lambda weight: here))
         stack.enter_context(patch.object(FakeTensor, "is_cuda", True))
         stack.enter_context(patch.object(FakeTensor, "data_ptr", lambda tensor: 0))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -62,10 +62,13 @@ _REPLACED: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
 """Functions that query the device or read values, and their replacements."""
 
 
-def _everywhere(stack: ExitStack, function: Callable[..., Any], other: Callable[..., Any]) -> None:
-    """Replace a function in each of our modules that imported it."""
+@contextmanager
+def replaced(function: Callable[..., Any], other: Callable[..., Any]) -> Iterator[None]:
+    """Replace a function in each of our modules that imported it, until the context ends."""
     name = function.__name__
-    for module in [*sys.modules.values()]:
-        ours = getattr(module, "__name__", "").split(".")[0] in ("blocks", "composer")
-        if ours and vars(module).get(name) is function:
-            stack.enter_context(patch.object(module, name, other))
+    with ExitStack() as stack:
+        for module in [*sys.modules.values()]:
+            ours = getattr(module, "__name__", "").split(".")[0] in ("blocks", "composer")
+            if ours and vars(module).get(name) is function:
+                stack.enter_context(patch.object(module, name, other))
+        yield

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +65,7 @@ class MachineCode:
         in_flight: bytes that an SM's warps load per iteration of the longest loop, or without loops in all.
         instructions: instructions that one warp runs, with the iterations of this launch.
         issue: lower bound of the launch's time from its instructions, in seconds.
+        case: where it is launched first, or "".
     """
 
     name: str
@@ -76,6 +77,7 @@ class MachineCode:
     instructions: int
     issue: float
     launch: TritonLaunch
+    case: str = ""
 
 
 class Compiled:
@@ -90,6 +92,7 @@ class Compiled:
                 "expected TRITON_INTERPRET not to be set: kernels that are interpreted have no code"
             )
         self.codes: dict[Any, MachineCode] = {}
+        self.case = ""
 
     def __call__(self, launch: TritonLaunch) -> None:
         """Compile the kernel of a launch; of several launches of the same code keep the largest."""
@@ -97,7 +100,8 @@ class Compiled:
             made = launch.compile()
         known = self.codes.get(made.hash)
         if known is None or known.launch.bytes < launch.bytes:
-            self.codes[made.hash] = _read(made, launch)
+            case = self.case if known is None else known.case
+            self.codes[made.hash] = replace(_read(made, launch), case=case)
 
 
 @contextmanager

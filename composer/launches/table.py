@@ -58,7 +58,7 @@ def by_code(codes: Iterable[MachineCode]) -> Iterator[Row]:
     )
     for code in codes:
         yield (
-            code.name,
+            f"{code.name} ({code.case})" if code.case else code.name,
             str(code.registers),
             f"{code.spilled} B",
             f"{code.warps} of 64",

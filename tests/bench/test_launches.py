@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from composer.bench import kernel_shapes
 from composer.bench.measuring.spec import bench_spec
 from composer.bench.rivals.handwritten import HandWritten, sizes
 from composer.cli.main import main
@@ -228,3 +229,47 @@ def test_interpreted_kernels_have_no_code(monkeypatch, capsys):
     monkeypatch.setattr(knobs.runtime, "interpret", True)
     assert main(["launches", str(SPECS / "dreamer-tiny.yaml"), "--machine-code"]) == 1
     assert "TRITON_INTERPRET" in capsys.readouterr().err
+
+
+def test_what_launches_no_triton_kernel_has_no_code_to_show(monkeypatch, capsys):
+    from triton import knobs
+
+    monkeypatch.setattr(knobs.runtime, "interpret", False)
+    line = ["launches", str(SPECS / "family" / "llama.yaml"), "--decode", "--machine-code"]
+    assert main(line) == 0
+    assert capsys.readouterr().out.endswith("launches no Triton kernels\n")
+
+
+def test_all_shapes_are_those_of_no_spec(capsys):
+    assert main(["launches", "--all-shapes", "--decode"]) == 1
+    assert "expected no spec, --set, --by-hand or --decode" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_at_all_shapes_only_one_kernel_spills_and_that_in_fp32():
+    script = (
+        "import json; from composer.bench.kernel_shapes import machine_codes; "
+        "print(json.dumps([[each.name, each.case, each.spilled] for each in machine_codes()]))"
+    )
+    env = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(SPECS.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    of = {"self-test of triton", "bench depth", "bench routing", "bench kernels", "step of 16"}
+    assert all(any(case.startswith(each) for _, case, _ in found) for each in of)
+    spill = {(name, case.rpartition(", ")[2], spilled) for name, case, spilled in found if spilled}
+    # of sums in fp32, a few bytes
+    assert all((name, kind) == ("depth_attention.backward", "float32") for name, kind, _ in spill)
+    assert all(spilled <= 16 for _, _, spilled in spill)
+
+
+def test_cases_of_shapes_run_to_their_end_and_launch_triton_kernels():
+    ran = dict(kernel_shapes.cases())
+    for name in ("self-test of triton_experts_gathered, bfloat16", "self-test of triton_attend, float32"):
+        launched = []
+        ran[name](launched.append)
+        assert launched, name
+    # in fp32 nothing runs it
+    assert "self-test of triton_experts_gathered, float32" not in ran

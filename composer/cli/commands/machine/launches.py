@@ -40,6 +40,13 @@ def launches(
             help="Count the step that generation replays for each new token instead.",
         ),
     ] = False,
+    all_shapes: Annotated[
+        bool,
+        typer.Option(
+            "--all-shapes",
+            help="Show the code of all kernels at all shapes of benchmark and self-tests instead.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="The GPU whose rates give the modelled time.")] = "h100",
 ) -> None:
     """Count launches, bytes and FLOPs of one micro-batch forward and backward on a GPU, without one.
@@ -52,6 +59,10 @@ def launches(
     With --machine-code, of each kernel's largest launch: registers of a thread and what it spills, warps
     alive on a multiprocessor, bytes of the widest load, bytes that a multiprocessor has in flight in a turn
     of the longest loop, instructions of a warp, and the time to issue them all beside that to move the bytes.
+
+    With --all-shapes, the same for every kernel at every shape of `composer bench` at full size, of the
+    self-tests and of depth attention with a window; in parentheses, where a shape is launched first. Takes
+    some minutes.
     """
     from composer.bench.measuring.spec import bench_spec
     from composer.bench.parts.step import BY_HAND, checked
@@ -63,6 +74,13 @@ def launches(
     from composer.launches.step import decoding_launches, step_launches
     from composer.launches.table import by_code, by_contestant, by_kernel
 
+    if all_shapes:
+        if file or settings or by_hand or decode:
+            raise UserError("--all-shapes: expected no spec, --set, --by-hand or --decode beside it")
+        from composer.bench.kernel_shapes import machine_codes
+
+        print("\n".join(columns(by_code(machine_codes()))))
+        return
     at = named(device)
     spec = load(file, settings or ()) if file else bench_spec(True, 16, *(settings or ()))
     compiled = Compiled() if machine_code else None
@@ -80,4 +98,5 @@ def launches(
     print("\n".join(columns(by_kernel(counts["composer"], at))))
     if compiled is not None:
         print()
-        print("\n".join(columns(by_code(compiled.codes.values()))))
+        codes = [*compiled.codes.values()]
+        print("\n".join(columns(by_code(codes))) if codes else "launches no Triton kernels")
