@@ -38,7 +38,8 @@ def faster() -> bool:
     """Return whether oneDNN is faster than MKL on this processor, and enabled."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[no-untyped-call]
         return False
-    known = torch.cpu.get_capabilities()
+    # a release of torch that cannot describe the processor keeps its own product
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_f")) and str(known.get("cpu_name")).startswith("AMD")
 
 
