@@ -184,7 +184,7 @@ class Drawn:
         for n, (key, value) in enumerate(zip(keys, values, strict=True)):
             token = fits.append(key, value, token, memory, n)
         if not backward:
-            return without_gradients(fits.attend, query, token, memory, self.reads)
+            return without_gradients(partial(fits.attend, reads=self.reads), query, token, memory)
 
         def run() -> Any:
             # a separate forward pass, as far as the cache knows
