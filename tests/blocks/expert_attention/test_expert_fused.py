@@ -232,7 +232,7 @@ def anywhere(kernels, monkeypatch):
     """Experts absorb their routing on any device that tests run on."""
     for kind in (RoutedExperts, RotaryExperts):
         first, *others = kind.kernels
-        monkeypatch.setattr(kind, "kernels", (replace(first, unfit=lambda *_: ""), *others))
+        monkeypatch.setattr(kind, "kernels", (replace(first, unfit=lambda *_: "", dtypes=()), *others))
     return kernels
 
 

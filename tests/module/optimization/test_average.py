@@ -3,7 +3,7 @@
 import lightning
 import pytest
 import torch
-from test_optimizer import Loader, compiled, spec
+from test_optimizer import batches, compiled, spec
 
 from composer import load_run
 from composer.training.folder.checkpoint import read_checkpoint
@@ -42,7 +42,7 @@ def fit(folder, ema, **options):
     usual = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     trainer = lightning.Trainer(callbacks=[watch], max_epochs=1, default_root_dir=folder, **usual, **quiet)
-    trainer.fit(model, Loader(model), Loader(model), **options)
+    trainer.fit(model, batches(model), batches(model), **options)
     return model, watch, trainer
 
 

@@ -59,10 +59,14 @@ def norm(optimizer):
     return float(get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
+def batches(model):
+    """The batches of all steps."""
+    each = [tokens_for(model.spec, seed=seed) for seed in range(STEPS)]
+    return Loader([{"tokens": tokens, "targets": tokens} for tokens in each])
+
+
 def fit(train, steps=STEPS, **options):
     model, watch = compiled(spec(**train)), Watch()
-    each = [tokens_for(model.spec, seed=seed) for seed in range(STEPS)]
-    batches = Loader([{"tokens": tokens, "targets": tokens} for tokens in each])
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     lightning.Trainer(
         accelerator="cpu",
@@ -74,7 +78,7 @@ def fit(train, steps=STEPS, **options):
         callbacks=[watch],
         **quiet,
         **options,
-    ).fit(model, batches, batches)
+    ).fit(model, batches(model), batches(model))
     assert len(watch.rates) == steps
     return watch
 
