@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from io import TextIOWrapper
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,12 +51,16 @@ class Journal(SearchJournal):
             if os.fstat(file.fileno()).st_size <= self._next[1]:
                 return
             file.seek(self._next[1])
-            while lines := [line for line in file.readlines(_PIECE) if line.endswith(b"\n")]:
+            while read := file.readlines(_PIECE):
+                # a line that is being written ends a read, or its rest would be taken for a line
+                lines = [*takewhile(lambda line: line.endswith(b"\n"), read)]
                 for line, log in zip(lines, parsed([line.decode() for line in lines]), strict=True):
                     number, offset = self._next
                     self._next = number + 1, offset + len(line)
                     if number >= start:
                         yield log
+                if len(lines) < len(read):
+                    return
 
     def append(self, logs: list[dict[str, Any]]) -> None:
         """Append records, one per line, after removing an incomplete last one."""

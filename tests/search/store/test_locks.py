@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import threading
 from dataclasses import replace
@@ -189,3 +190,20 @@ def test_records_written_together_are_appended_at_once_and_seen_after(tmp_path):
     journal.append_logs([{"number": 4}])
     assert [*other.read_logs(4)] == [{"number": 4}]
     assert [*other.read_logs(5)] == []
+
+
+def test_a_line_that_is_written_during_a_read_is_read_whole_the_next_time(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "journal.log")
+    journal.path.write_bytes(b'{"n": 1}\n{"n":')
+
+    class Growing(io.FileIO):
+        """A file whose last line is completed once it was read."""
+
+        def readlines(self, hint=-1):
+            lines = super().readlines(hint)
+            journal.path.write_bytes(b'{"n": 1}\n{"n": [2]}\n')
+            return lines
+
+    monkeypatch.setattr("search.store.journal.open", lambda name, mode: Growing(name), raising=False)
+    assert [*journal.read(0)] == [{"n": 1}]
+    assert [*journal.read(1)] == [{"n": [2]}]
