@@ -55,7 +55,8 @@ def machine_codes() -> list[MachineCode]:
         Failed: a case did not run to its end.
     """
     compiled = Compiled()
-    for compiled.case, run in cases():
+    for name, run in cases():
+        compiled.case = name
         run(compiled)
     return [*compiled.codes.values()]
 

@@ -14,6 +14,8 @@ from search.report.figures import percent
 from search.report.stats import Effects
 
 _EDGE = 14.0
+_HEADING = 16
+"""The height of the texts above a row, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Rows:
     @property
     def step(self) -> float:
         """The height of a row with its texts."""
-        return self.height + (16 if self.above else 0)
+        return self.height + (_HEADING if self.above else 0)
 
     @property
     def total(self) -> float:
@@ -58,7 +60,7 @@ class Rows:
 
     def place(self, chart: Chart, number: int, top: float, name_kind: str = "") -> float:
         """Write name and value of a row, and return the middle of its marks; `top` is that of the first."""
-        middle = top + self.step * number + (16 if self.above else 0)
+        middle = top + self.step * number + (_HEADING if self.above else 0)
         base = middle - self.height / 2 if self.above else middle + 4
         if self.above:
             chart.words(self.left, base, self.names[number], name_kind)

@@ -38,7 +38,7 @@ class Journal(SearchJournal):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._lock_file = KernelLock(path.with_name(path.name + ".lock"))
-        self.path, self._name = path, str(path)
+        self.path = path
         self._next = 0, 0
         path.touch()
 
@@ -46,10 +46,8 @@ class Journal(SearchJournal):
         """Yield the whole records from a number on."""
         if start < self._next[0]:
             self._next = 0, 0
-        # opened each time, since a network file system may answer a bare stat from its cache
-        with open(self._name, "rb") as file:
-            if os.fstat(file.fileno()).st_size <= self._next[1]:
-                return
+        # opened each time, since a network file system may answer from its cache
+        with open(self.path, "rb") as file:
             file.seek(self._next[1])
             while read := file.readlines(_PIECE):
                 # a line that is being written ends a read, or its rest would be taken for a line

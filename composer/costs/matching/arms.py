@@ -106,9 +106,8 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     """
     tree = {key: value for key, value in document(spec).items() if key != "caps"}
     core = _core(spec)
-    alone = _apart(tree)
-    with_depth = tree if _uses(tree, _DEPTH) or alone != tree else _deepened(tree, core)
-    without = _removed(alone, _DEPTH)
+    without = _without_depth(tree)
+    with_depth = tree if without["blocks"] != tree["blocks"] else _deepened(tree, core)
     arms = {
         "dr-da": ("recurrent, with depth attention", with_depth),
         "dr": ("recurrent, without depth attention", without),
@@ -123,7 +122,7 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
             "own layers around a recurrent core",
             _sandwich(with_depth, core),
         )
-    if any(_uses(tree, kind) for kind in _DENSE_TWIN):
+    if any(block["type"] in _DENSE_TWIN for block in tree["blocks"].values()):
         dense = {name: (f"{about}, dense", _dense(arm)) for name, (about, arm) in arms.items()}
         arms |= {f"{name}-dense": arm for name, arm in dense.items()}
     for name, (about, arm) in arms.items():
@@ -198,10 +197,6 @@ def _core(spec: Spec) -> int:
     return max(tied, key=lambda i: spec.stages[i].trips)
 
 
-def _uses(tree: Tree, kind: str) -> bool:
-    return any(block["type"] == kind for block in tree["blocks"].values())
-
-
 def _of_kind(tree: Tree, kind: str) -> list[str]:
     return [name for name, block in tree["blocks"].items() if block["type"] == kind]
 
@@ -221,9 +216,11 @@ def _is_stage(entry: Entry) -> bool:
     return isinstance(entry, dict) and "step" in entry
 
 
-def _removed(tree: Tree, kind: str) -> Tree:
-    """Return the tree without the blocks of a kind, and without anything left empty."""
-    gone = set(_of_kind(tree, kind))
+def _without_depth(tree: Tree) -> Tree:
+    """Return the tree without blocks of depth attention, `depth: joint` and anything that is left empty."""
+    gone = set(_of_kind(tree, _DEPTH))
+    joint = any(block.get("depth") == "joint" for block in tree["blocks"].values())
+    dropped = {"depth", "kv_for"} if joint else set()
 
     def left(entry: Entry) -> Entry | None:
         if _is_stage(entry):
@@ -237,19 +234,12 @@ def _removed(tree: Tree, kind: str) -> Tree:
         step = [new for entry in tree["step"] if (new := left(entry)) is not None]
         return {**tree, "step": step} if step else None
 
-    blocks = {name: block for name, block in tree["blocks"].items() if name not in gone}
-    return {**_staged(tree, stage), "blocks": blocks}
-
-
-def _apart(tree: Tree) -> Tree:
-    """Return the tree with sequence attention that sees no depth, and no keys made for it to see."""
-    joint = {name for name, block in tree["blocks"].items() if block.get("depth") == "joint"}
-    gone = {"depth", "kv_for"} if joint else set()
     blocks = {
-        name: {key: value for key, value in block.items() if key not in gone}
+        name: {key: value for key, value in block.items() if key not in dropped}
         for name, block in tree["blocks"].items()
+        if name not in gone
     }
-    return {**tree, "blocks": blocks}
+    return {**_staged(tree, stage), "blocks": blocks}
 
 
 def _deepened(tree: Tree, core: int) -> Tree:
@@ -334,14 +324,14 @@ def _sandwich(tree: Tree, core: int) -> Tree:
     steps = _steps(stage)
     outer = _LAYERS if steps >= 4 * _LAYERS else 1
     core_stage = {**stage, "recur": steps - 2 * outer}
-    (plain,) = _removed({**tree, "stages": [stage]}, _DEPTH)["stages"] or [stage]
-    alone = _apart(tree)["blocks"]
+    without = _without_depth({**tree, "stages": [stage]})
+    (plain,) = without["stages"] or [stage]
     own: Blocks = {}
     names: dict[str, str] = {}
     for name in sorted(_named(plain)):
-        if alone[name] != tree["blocks"][name]:
-            names[name] = fresh(name, alone.keys() | own.keys())
-            own[names[name]] = alone[name]
+        if (block := without["blocks"].get(name, tree["blocks"][name])) != tree["blocks"][name]:
+            names[name] = fresh(name, tree["blocks"].keys() | own.keys())
+            own[names[name]] = block
     layers = _layers(_renamed({"stages": [plain]}, names)["stages"][0], outer)
     stages = _spliced(tree, core, [layers, core_stage, layers])
     return {**tree, "blocks": tree["blocks"] | own, "stages": stages}
