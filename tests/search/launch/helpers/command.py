@@ -35,7 +35,9 @@ class Command:
         # no run gets anywhere before all workers are there
         self.hold = root / "hold"
         self.hold.touch()
-        self.out, self.err = root / "out", root / "err"
+        # another command in this folder has files of its own
+        number = len([*root.glob("out-*")])
+        self.out, self.err = root / f"out-{number}", root / f"err-{number}"
         given = ["search", str(root / "space.yaml"), "--out", str(self.run), *TRIALS, *arguments]
         self.process = Forked(
             local_command.search,
