@@ -99,11 +99,11 @@ class _AddNorm(torch.autograd.Function):
         given = (of_norm, of_total, *ctx.saved_tensors, ctx.dtypes, so_far)
         to_a, to_b, _ = norm_kernel.add_norm_backward_shares(*given)
         if ctx.needs_input_grad[2]:
-            ctx.shares.put(so_far, _summed_shares)
+            ctx.shares.put(so_far, summed_shares)
         return to_a, to_b, None, None, None
 
 
-def _summed_shares(shares: dict[int, Tensor]) -> Tensor:
+def summed_shares(shares: dict[int, Tensor]) -> Tensor:
     """Return the sum of the partial sums of all programs."""
     return torch.cat([*shares.values()]).sum(0) if len(shares) > 1 else next(iter(shares.values())).sum(0)
 

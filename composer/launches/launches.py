@@ -228,6 +228,13 @@ def _shares(given: Mapping[str, Any]) -> float:
     return nbytes([*given.values()]) + again
 
 
+def _added(given: Mapping[str, Any]) -> float:
+    """Return the bytes of a kernel of residual mixes, which also reads gradients and sums that it adds to."""
+    again = given["ADD"] * nbytes(given["to_slots"]) + given.get("MORE", False) * nbytes(given["shares"])
+    size: float = nbytes([*given.values()]) + again
+    return size
+
+
 def _sum_flops(given: Mapping[str, Any]) -> float:
     rows = sum(given[f"order_{step}"].numel() for step in range(given["STEPS"]))
     flops: float = 2.0 * rows * given["LEFT"] * given["RIGHT"]
@@ -251,6 +258,7 @@ _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "depth_attention.backward": _first_slots,
     "depth_attention.pull": _later_reads,
     "expert_attention.add_products": _sums,
+    "mix.attend_backward": _added,
     "primitives.add_norm_backward": _shares,
 }
 """Kernels that read only part of their arguments, or further memory through a table of addresses."""

@@ -38,11 +38,19 @@ def _rows(given: Mapping[str, Any]) -> int:
     return ceil(turns)
 
 
+def _values(given: Mapping[str, Any]) -> int:
+    """Return the iterations over slots of a program that iterates over tiles, outside of slots too."""
+    tiles: int = ceil(given["tokens"] / given["BLOCK_TOKENS"] / given["programs"])
+    return tiles * int(given["reads"] + 1)
+
+
 _TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "depth_attention.forward": _slots,
     "depth_attention.backward": _slots,
     "depth_attention.pull": lambda given: given["rows"],
     "expert_attention.add_products": _rows,
+    "mix.attend": lambda given: given["reads"],
+    "mix.attend_backward": _values,
     "expert_attention.gate_up": lambda given: ceil(given["WIDTH"] / given["BLOCK_WIDTH"]),
 }
 """Iterations of each innermost loop of a kernel; other loops count as one iteration."""

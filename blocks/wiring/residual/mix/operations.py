@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
-from blocks.ir.kernel import Kernel
+from blocks.ir.kernel import Kernel, Target, with_fields
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, expect
 from blocks.ir.tensor_type import ORDER, Shape, TensorType
+from blocks.kernels.gpu import off_triton
 from blocks.kernels.slots import DepthCache, SlotRead, SlotWrite
+from blocks.wiring.residual.mix.tiles import LARGEST, elements
 
 _REFERENCE = "blocks.wiring.residual.mix.reference"
+_FUSED = "blocks.wiring.residual.mix.fused"
+_CHECK = "blocks.wiring.residual.mix.check"
 _BY_AUTOGRAD = "blocks.wiring.residual.mix.by_autograd"
+
+
+def unfit(operation: MixValues, target: Target) -> str:
+    """Return why the Triton kernels cannot run an operation, or "" if they can."""
+    larger = elements(operation.heads, operation.width) > LARGEST
+    return off_triton(operation, target) or (f"values are longer than {LARGEST}, padded" if larger else "")
 
 
 def values_of(given: TensorType, width: int) -> TensorType:
@@ -170,13 +180,27 @@ class AttendValues(ScoreValues):
     heads: int
     partial: bool = False
     reads: LoopIndex = ORIGIN
+    fused: bool = field(default=False, kw_only=True)
+    """Whether a Triton kernel runs it, which saves the sum and the log-sum-exp of the scores."""
 
     span: Literal["inclusive"] = "inclusive"
     kernels = (
         Kernel(
+            "triton_attend_values",
+            f"{_FUSED}:attend",
+            "one kernel; each value is read once, only the log-sum-exp is kept",
+            unfit,
+            prepare="blocks.primitives.fused:sum_gain",
+            prepared=1,
+            sums=1,
+            specialize=with_fields(fused=True),
+            check=f"{_CHECK}:check_attend",
+        ),
+        Kernel(
             "attend_values",
             f"{_REFERENCE}:attend",
             "not fused: elementwise, value by value",
+            specialize=with_fields(fused=False),
             by_autograd=f"{_BY_AUTOGRAD}:attend",
         ),
     )
@@ -188,8 +212,24 @@ class AttendValues(ScoreValues):
         """Two multiplications of the width per value."""
         return 4 * self.width * self.values(at)
 
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
+        """The kernel reads every value once."""
+        return (
+            MixValues.traffic(self, at, read, written) if self.fused else super().traffic(at, read, written)
+        )
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """The kernel saves the values outside of slots, the sum and the log-sum-exps."""
+        saved = super().saved(at)
+        return saved._replace(outputs=(0,), extra=4 * self.heads) if self.fused else saved
+
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """fp32 weights and sum, a value; backward, a product, gradients of values outside of slots."""
+        """fp32 weights and sum, a value; backward, a product, gradients of values outside of slots.
+
+        The kernel needs the sum and the log-sum-exps; backward, gradients of values outside of slots.
+        """
+        if self.fused:
+            return WorkspaceBytes(flow.outputs + 4 * self.heads, flow.grad_inputs, flow.grad_inputs)
         scores, full, copy = 4 * self.heads * self.values(at), 4 * self.width, at.widened * self.width
         forward = self.saved(at).extra + scores + full + copy
         gradient = full if at.stream_bytes < 4 else 0

@@ -43,6 +43,18 @@ class ValueMemory(DepthMemory):
             self._gradients = torch.zeros(self._shape, dtype=dtype, device=self._device)
         return self._gradients
 
+    def gradients_of(self, reads: int) -> tuple[Tensor, bool]:
+        """Return the gradients of the first `reads` slots, and whether they are accumulated.
+
+        If not, the current backward pass begins: they are uninitialized, and those of the other slots zero.
+        """
+        if not self.begins() and self._gradients is not None:
+            return self._gradients[:reads], True
+        dtype = torch.promote_types(self.values.dtype, torch.float32)
+        made = self._gradients = torch.empty(self._shape, dtype=dtype, device=self._device)
+        made[reads:].zero_()
+        return made[:reads], False
+
 
 def values(tokens: Tensor, count: int, width: int) -> tuple[ValueMemory, Tensor]:
     """Return empty slots for tokens [batch, sequence], and the first order token."""
@@ -119,14 +131,16 @@ class _Write(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, token: Tensor, memory: ValueMemory, slot: int) -> Tensor:
         memory.write(slot, value)
         ctx.memory, ctx.slot, ctx.dtype, ctx.made = memory, slot, value.dtype, running()
-        return token.clone()
+        ctx.set_materialize_grads(False)
+        # no view, of which FSDP warns
+        return torch.empty_like(token)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
         gradient = ctx.memory.gradients()[ctx.slot]
-        return gradient.to(ctx.dtype, copy=True), token_gradient, None, None
+        return gradient.to(ctx.dtype, copy=True), None, None, None
 
 
 class _Attend(torch.autograd.Function):

@@ -61,8 +61,8 @@ def launches(
     of the longest loop, instructions of a warp, and the time to issue them all beside that to move the bytes.
 
     With --all-shapes, the same for every kernel at every shape of `composer bench` at full size, of the
-    self-tests and of depth attention with a window; in parentheses, where a shape is launched first. Takes
-    some minutes.
+    self-tests, of depth attention with a window and of residual mixes; in parentheses, where a shape is
+    launched first. Takes some minutes.
     """
     from composer.bench.measuring.spec import bench_spec
     from composer.bench.parts.step import BY_HAND, checked
