@@ -257,7 +257,7 @@ def test_at_all_shapes_only_one_kernel_spills_and_that_in_fp32():
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    of = {"self-test of triton", "bench depth", "bench routing", "bench kernels", "step of 16", "step with a softmax mix"}
+    of = {"self-test of triton", "bench depth", "bench routing", "bench kernels", "step of 16", "step with"}
     assert all(any(case.startswith(each) for _, case, _ in found) for each in of)
     spill = {(name, case.rpartition(", ")[2], spilled) for name, case, spilled in found if spilled}
     # of sums in fp32, a few bytes
