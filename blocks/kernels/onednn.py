@@ -92,12 +92,13 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
 def _gradients(ctx: Any, gradient: Tensor, multiply: Any = product) -> tuple[Tensor | None, ...]:
     a, b = ctx.saved_tensors
     to_a = to_b = to_bias = None
-    if ctx.needs_input_grad[0]:
-        to_a = multiply(gradient, b.t(), None)
+    # first: its product copies a transposed factor, which is then gone before the memory of `to_a` is taken
     if ctx.needs_input_grad[1]:
-        # long rows of a result take less time than many
+        # copies the narrower one; also, long rows of a result take less time than many
         wide = gradient.shape[1] > a.shape[1]
         to_b = multiply(a.t(), gradient.t(), None).t() if wide else multiply(gradient.t(), a.t(), None)
+    if ctx.needs_input_grad[0]:
+        to_a = multiply(gradient, b.t(), None)
     if ctx.needs_input_grad[2]:
         to_bias = gradient.sum(0)
     return to_a, to_b, to_bias

@@ -27,9 +27,10 @@ def varied():
 
 
 @contextmanager
-def _without_onednn():
-    """Run products without oneDNN, whose packing buffers depend on the processor's instruction set."""
-    before, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
+def _unpacked(dtype):
+    """Run narrow products without oneDNN, whose packing buffers depend on the instruction set there."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = before and dtype == torch.float32
     try:
         yield
     finally:
@@ -40,7 +41,7 @@ def allocated(spec, batch, dtype=torch.bfloat16):
     """Return the same from what the allocator of a CPU was asked for while the step really ran."""
     from torch.profiler import ProfilerActivity, profile
 
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), _without_onednn():
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), _unpacked(dtype):
         model, optimizer = trainable(spec, dtype)
         tokens = torch.randint(spec.model.vocab, (batch, spec.model.context))
         targets = tokens.clone()

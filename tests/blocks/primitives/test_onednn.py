@@ -4,11 +4,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import FFN, SEQ, tree
+from peak import ROOT, allocated
+from samples import some
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocks.kernels import onednn
+from composer import load
+from composer.costs.base.precision import FULL
+from composer.costs.memory.operation_memory import Batch
+from composer.costs.memory.peak import Memory
+from composer.graph.compile import compile_graph
+from composer.testing.choices import deciding_as
 from composer.testing.models import compiled, make, tokens_for
 
 ONEDNN = torch.backends.mkldnn.is_available()
@@ -108,3 +116,28 @@ def test_a_model_trains_by_it(always):
     assert len(always) == 3 * (2 * 4 + 1)
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize(("layers", "sequences"), [(1, 64), (4, 8)], ids=["activations", "weights"])
+def test_a_step_takes_the_declared_memory_and_little_more(layers, sequences, always):
+    block = {"type": "feed_forward", "hidden": 1024, "activation": "gelu"}
+    plain = tree({"f": block}, {"stack": layers, "step": ["f"]}, width=256)
+    plain["model"]["context"] = 64
+    spec = make(plain)
+    declared = Memory(compile_graph(spec), Batch(sequences * 64, 64, FULL)).total
+    more = allocated(spec, sequences, torch.float32) - declared
+    assert len(always) == 2 * 3 * (2 * layers + 1)
+    # packed tiles, 257 KiB of them with AVX-512
+    assert 0 <= more < torch.get_num_threads() * 2**19
+
+
+@pytest.mark.parametrize(
+    "name", [*some((file.stem for file in sorted((ROOT / "specs/family").iterdir())), 12)]
+)
+def test_a_step_of_the_family_takes_as_much_memory_as_with_products_of_torch(name, monkeypatch):
+    spec, peaks = load(ROOT / f"specs/family/{name}.yaml"), []
+    for use in (False, True):
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", use)
+        with deciding_as(spec, "most"):
+            peaks.append(allocated(spec, 32, torch.float32))
+    assert peaks[0] <= peaks[1] < 1.001 * peaks[0]
