@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.depth_attention import append_kernel, kernel, reference
+from blocks.depth_attention import append_kernel, kernel, pull_kernel, reference
+from blocks.depth_attention.kernel import Bias
 from blocks.depth_attention.operations import Attend, RotaryAttend, RotaryWriteKV, WriteKV
 from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import isolated, mismatch, random_tensors
+from blocks.primitives.fused import summed_shares
 from blocks.primitives.reference import rotate
 from blocks.primitives.rotary_kernel import rotate_back
 
@@ -23,22 +25,36 @@ def check(operation: WriteKV | Attend | None, target: Target) -> str:
 
     Returns a description of the largest error, or "" on success. Random state and autocast are unaffected.
     """
+    return _check(operation, target, biased=False)
+
+
+def check_biased(operation: Attend | None, target: Target) -> str:
+    """Test the same kernels with a bias by distance."""
+    return _check(operation, target, biased=True)
+
+
+def _check(operation: WriteKV | Attend | None, target: Target, biased: bool) -> str:
     with isolated(target):
         given = _given(_sizes(operation), target)
-        return next(filter(None, (_wrong(given, turn) for turn in _turns(operation, given[0]))), "")
+        heads = given[0].shape[2]
+        bias = torch.arange(1, heads + 1, device=given[0].device) / heads if biased else None
+        return next(filter(None, (_wrong(given, turn, bias) for turn in _turns(operation, given[0]))), "")
 
 
-def _wrong(given: list[Tensor], turn: Tensor | None) -> str:
+def _wrong(given: list[Tensor], turn: Tensor | None, bias: Tensor | None) -> str:
     query, raw, values, gradient = given
     keys = torch.empty_like(raw), torch.empty_like(values)
     for slot in range(SLOTS):
         append_kernel.append(raw[slot], values[slot], keys[0][slot], keys[1][slot], turn)
-    expected = _exact(query, raw, values, gradient, turn)
+    expected = _exact(query, raw, values, gradient, turn, bias)
     for way, run in (("push", _pushed), ("pull", _pulled)):
         how = way if turn is None else f"{way}, turned"
-        names = [f"{name} ({how})" for name in _NAMES]
+        names = [f"{name} ({how})" for name in _NAMES[: len(expected)]]
         dtype = str(query.dtype).removeprefix("torch.")
-        if fault := mismatch(names, run(query, *keys, gradient, turn), expected, dtype):
+        shares: dict[int, Tensor] = {}
+        results = run(query, *keys, gradient, turn, None if bias is None else Bias(bias, 1, shares))
+        results += [] if bias is None else [summed_shares(shares)]
+        if fault := mismatch(names, results, expected, dtype):
             return fault
     return ""
 
@@ -54,7 +70,7 @@ def _turns(operation: WriteKV | Attend | None, query: Tensor) -> list[Tensor | N
     return [turn] if operation else [None, turn]
 
 
-_NAMES = ("output", "gradient of the query", "gradient of keys", "gradient of values")
+_NAMES = ("output", *(f"gradient of {name}" for name in ("the query", "keys", "values", "the bias")))
 
 
 def _sizes(operation: WriteKV | Attend | None) -> tuple[int, int, int]:
@@ -72,41 +88,47 @@ def _given(sizes: tuple[int, int, int], target: Target) -> list[Tensor]:
 
 
 def _exact(
-    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None
+    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None, bias: Tensor | None
 ) -> list[Tensor]:
-    leaves = [each.double().requires_grad_() for each in (query, keys, values)]
+    biases = [] if bias is None else [bias]
+    leaves = [each.double().requires_grad_() for each in (query, keys, values, *biases)]
     given = leaves
     if turn is not None:
         table = torch.view_as_complex(turn.double().view(-1, 2))
-        given = [*(rotate(each, table) for each in leaves[:2]), leaves[2]]
+        given = [*(rotate(each, table) for each in leaves[:2]), *leaves[2:]]
     out = reference.attend_stacked(*given)
     return [out.detach(), *torch.autograd.grad(out, leaves, gradient.double())]
 
 
 def _pushed(
-    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None
+    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None, bias: Bias | None
 ) -> list[Tensor]:
-    out, log_sum = kernel.attend_forward(query, keys, values, SLOTS, turn)
+    out, log_sum = kernel.attend_forward(query, keys, values, SLOTS, turn, bias)
     sums = [torch.zeros(keys.shape, device=keys.device) for _ in range(2)]
     push = kernel.Push(sums[0], sums[1], 0)
-    made, _ = kernel.attend_backward(query, keys, values, out, log_sum, gradient, SLOTS, push=push, turn=turn)
+    made, _ = kernel.attend_backward(
+        query, keys, values, out, log_sum, gradient, SLOTS, push=push, turn=turn, bias=bias
+    )
     if turn is not None:
         sums[0] = torch.stack([rotate_back(each, turn) for each in sums[0]])
     return [out, made, *sums]
 
 
 def _pulled(
-    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None
+    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None, bias: Bias | None
 ) -> list[Tensor]:
     query, gradient = kernel.placed(query), kernel.readable(gradient)
-    out, log_sum = kernel.attend_forward(query, keys, values, SLOTS, turn)
+    out, log_sum = kernel.attend_forward(query, keys, values, SLOTS, turn, bias)
     table = torch.empty((1, kernel.COLUMNS), dtype=torch.int64, device=keys.device)
     row = kernel.Row(table, 0)
     # keep delta alive: the table holds its address
     made, delta = kernel.attend_backward(
-        query, keys, values, out, log_sum, gradient, SLOTS, row=row, turn=turn
+        query, keys, values, out, log_sum, gradient, SLOTS, row=row, turn=turn, bias=bias
     )
-    heads, dtype, queries = query.shape[2], keys.dtype, kernel.Queries(turned=turn is not None)
-    slots = [kernel.pull(keys[n], values[n], table, 1, n, heads, dtype, turn, queries) for n in range(SLOTS)]
+    heads, dtype = query.shape[2], keys.dtype
+    queries = pull_kernel.Queries(turn is not None, bias=bias and bias.slopes)
+    slots = [
+        pull_kernel.pull(keys[n], values[n], table, 1, n, heads, dtype, turn, queries) for n in range(SLOTS)
+    ]
     del delta
     return [out, made, *(torch.stack(each) for each in zip(*slots, strict=True))]

@@ -174,11 +174,10 @@ class DepthAttention(AttentionConfig):
         biased = self.bias == "distance"
         if self.window is None and self.stride == 1 and not biased:
             return build.op("attend", Attend(heads, kv_heads, head_dim, self.span), q, *slots)
-        from blocks.depth_attention.windowed import WindowedAttend
+        from blocks.depth_attention.windowed import BiasedAttend, WindowedAttend
 
-        read = WindowedAttend(
-            heads, kv_heads, head_dim, self.span, window=self.window, stride=self.stride, biased=biased
-        )
+        kind = BiasedAttend if biased else WindowedAttend
+        read = kind(heads, kv_heads, head_dim, self.span, window=self.window, stride=self.stride)
         bias = Weight("distance_bias", (heads,), Init("powers", 2.0**-8), decay=False)
         return build.op("attend", read, q, *slots, weights=[bias] if biased else [])
 

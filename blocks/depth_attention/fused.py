@@ -19,15 +19,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks.depth_attention import append_kernel, kernel, reference
+from blocks.depth_attention import append_kernel, kernel, pull_kernel, reference
 from blocks.depth_attention.backward_method import backward_method
-from blocks.depth_attention.kernel import Push, Row
+from blocks.depth_attention.kernel import Bias, Push, Row
 from blocks.depth_attention.reference import slots_read
 from blocks.kernels.backward_passes import drop_at_end, running
 from blocks.kernels.joined_gradients import GradientSlice, gradient_slice
 from blocks.kernels.rotations import step_rotation
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.kernels.tensors import fits, in_heads
+from blocks.kernels.weight_sums import WeightSum, sum_of
+from blocks.primitives.fused import summed_shares
 from blocks.primitives.rotary_kernel import rotate_back
 
 
@@ -57,6 +59,7 @@ def attend(
     query: Tensor,
     token: Tensor,
     memory: SlotMemory,
+    bias: Tensor | None = None,
     *,
     reads: int,
     window: int | None = None,
@@ -64,13 +67,14 @@ def attend(
 ) -> Tensor:
     """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
 
-    Of these every `stride`-th of the last `window` is read, from the last on. With `reads` = 0 the output is
-    exactly 0. On a CPU the reference runs.
+    Of these every `stride`-th of the last `window` is read, from the last on. `bias` [heads] times the slot's
+    distance from the latest slot is subtracted from its scores. With `reads` = 0 the output is exactly 0. On
+    a CPU the reference runs.
     """
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
-        return reference.attend(query, token, memory, reads=reads, window=window, stride=stride)
-    return _attended(query, token, memory, slots_read(reads, window, stride), None)
+        return reference.attend(query, token, memory, bias, reads=reads, window=window, stride=stride)
+    return _attended(query, token, memory, slots_read(reads, window, stride), None, bias)
 
 
 def attend_rotated(
@@ -78,6 +82,7 @@ def attend_rotated(
     token: Tensor,
     memory: SlotMemory,
     angle: Tensor,
+    bias: Tensor | None = None,
     *,
     reads: int,
     index: int,
@@ -88,13 +93,16 @@ def attend_rotated(
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
         given = {"reads": reads, "index": index, "window": window, "stride": stride}
-        return reference.attend_rotated(query, token, memory, angle, **given)  # type: ignore[arg-type]
+        return reference.attend_rotated(query, token, memory, angle, bias, **given)  # type: ignore[arg-type]
     part = slots_read(reads, window, stride)
-    return _attended(query, token, memory, part, step_rotation(angle, index))
+    return _attended(query, token, memory, part, step_rotation(angle, index), bias)
 
 
-def _attended(query: Tensor, token: Tensor, memory: SlotMemory, part: slice, turn: Tensor | None) -> Tensor:
-    result: Tensor = _Attend.apply(query, token, memory, part, turn)  # type: ignore[no-untyped-call]
+def _attended(
+    query: Tensor, token: Tensor, memory: SlotMemory, part: slice, turn: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    total = None if bias is None else sum_of(bias)
+    result: Tensor = _Attend.apply(query, token, memory, part, turn, bias, total)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -131,27 +139,48 @@ class _Append(torch.autograd.Function):
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, part: slice, turn: Tensor | None
+        ctx: Any,
+        query: Tensor,
+        token: Tensor,
+        memory: SlotMemory,
+        part: slice,
+        turn: Tensor | None,
+        bias: Tensor | None,
+        total: WeightSum | None,
     ) -> Tensor:
         ctx.memory, ctx.part, ctx.turn, ctx.place = memory, part, turn, gradient_slice(query)
-        ctx.made = running()
+        ctx.made, ctx.total = running(), total
         if not part.stop:
-            ctx.save_for_backward(query)
+            ctx.save_for_backward(query, bias)
             return torch.zeros_like(query)
         keys, values, reads = memory.keys[part], memory.values[part], len(_slots(part))
-        out, log_sum = kernel.attend_forward(query, keys, values, reads, turn)
-        ctx.save_for_backward(query, out, log_sum)
+        out, log_sum = kernel.attend_forward(query, keys, values, reads, turn, _bias(bias, part, {}))
+        ctx.save_for_backward(query, bias, out, log_sum)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
-        query, *kept = ctx.saved_tensors
+        query, slopes, *kept = ctx.saved_tensors
+        total: WeightSum | None = ctx.total
         if not ctx.part.stop:
-            return torch.zeros_like(query), None, None, None, None
-        to_query = _gradient(ctx.memory, ctx.part, ctx.turn, ctx.place, query, gradient, *kept)
-        return to_query, None, None, None, None
+            to_slopes = None if slopes is None or total else torch.zeros_like(slopes)
+            return torch.zeros_like(query), None, None, None, None, to_slopes, None
+        shares: dict[int, Tensor] = (total.so_far() if total else None) or {}
+        bias = _bias(slopes, ctx.part, shares)
+        to_query = _gradient(ctx.memory, ctx.part, ctx.turn, bias, ctx.place, query, gradient, *kept)
+        to_slopes = None
+        if ctx.needs_input_grad[5]:
+            if total:
+                total.put(shares, summed_shares)
+            else:
+                to_slopes = summed_shares(shares).to(slopes.dtype)
+        return to_query, None, None, None, None, to_slopes, None
+
+
+def _bias(slopes: Tensor | None, part: slice, shares: dict[int, Tensor]) -> Bias | None:
+    return None if slopes is None else Bias(slopes, part.step or 1, shares)
 
 
 class _Read(NamedTuple):
@@ -163,12 +192,14 @@ class _Read(NamedTuple):
     log_sum: Tensor
     delta: Tensor
     turn: Tensor | None
+    bias: Tensor | None
 
 
 def _gradient(
     memory: SlotMemory,
     part: slice,
     turn: Tensor | None,
+    bias: Bias | None,
     at: GradientSlice | None,
     query: Tensor,
     gradient: Tensor,
@@ -180,7 +211,7 @@ def _gradient(
     reads, all_before = len(slots), len(slots) == part.stop
     given = {"out": out, "log_sum": log_sum, "turn": turn, "made": at.take(query.dtype) if at else None}
     given |= {"keys": memory.keys[part], "values": memory.values[part]}
-    run: Callable[..., tuple[Tensor, Tensor]] = partial(kernel.attend_backward, **given)  # type: ignore[arg-type]
+    run: Callable[..., tuple[Tensor, Tensor]] = partial(kernel.attend_backward, bias=bias, **given)  # type: ignore[arg-type]
     wanting = [number for number, slot in enumerate(slots) if memory.wanted.get(slot, True)]
     if not wanting:
         return run(query, gradient=gradient, reads=reads)[0]
@@ -201,7 +232,7 @@ def _gradient(
     table = left[0].table if left else _table(memory)
     query, gradient = kernel.placed(query), kernel.readable(gradient)
     made, delta = run(query, gradient=gradient, reads=reads, row=Row(table, len(left)))
-    left.append(_Read(table, query, gradient, log_sum, delta, turn))
+    left.append(_Read(table, query, gradient, log_sum, delta, turn, bias and bias.slopes))
     return made
 
 
@@ -238,11 +269,12 @@ def _fetched(
     pushed = memory.gradient(slot) if memory.pushed() else None
     dtype = pushed[0].dtype if pushed else memory.keys.dtype
     heads = left[0].query.shape[2]
-    # the uses of a block either all rotate or none does
-    assert len({each.turn is None for each in left}) == 1
-    queries = kernel.Queries(left[0].turn is not None, min(_apart(each.query) for each in left))
+    # the uses of a block either all rotate or none does, and either all have a bias or none has
+    assert len({(each.turn is None, each.bias is None) for each in left}) == 1
+    apart = min(_apart(each.query) for each in left)
+    queries = pull_kernel.Queries(left[0].turn is not None, apart, left[0].bias)
     given = memory.keys[slot], memory.values[slot], left[0].table, len(left), slot, heads, dtype
-    key, value = kernel.pull(*given, turn, queries, _taken(places, dtype))
+    key, value = pull_kernel.pull(*given, turn, queries, _taken(places, dtype))
     if slot == min(each for each, wants in memory.wanted.items() if wants):
         # autograd runs the appends of all other slots before this one
         memory.drop()

@@ -7,11 +7,12 @@ arithmetic is in fp32, without matrix products, since each query meets one slot 
 
 The forward pass is an online softmax (arXiv 1805.02867) over a number of slots known at run time. Only the
 log-sum-exp of the scores is saved, from which the backward kernels recompute the weights (arXiv 2205.14135).
-`pull` and `Push` are the two methods for the gradients of slots: see `backward_method.py`.
+`Push` and `pull_kernel.py` are the two methods for the gradients of slots: see `backward_method.py`.
 
 With a `turn`, a rotation of the step, queries are rotated as they are loaded and their gradients rotated back
-as they are stored. `pull` rotates the queries of each read again, which saves writing a rotated copy of
-`H d e` bytes per token and step. A turn is [head_dim] in fp32, cosine and sine of each pair (2i, 2i + 1).
+as they are stored. A turn is [head_dim] in fp32, cosine and sine of each pair (2i, 2i + 1). A bias by
+distance is subtracted from the scores in registers; each program of the backward pass sums its gradient over
+a tile of tokens.
 
 Tensors are [batch, sequence, heads, head_dim]; slots [slots, batch, sequence, kv_heads, head_dim] are dense.
 """
@@ -26,11 +27,11 @@ import triton.language as tl
 from torch import Tensor
 
 from blocks.depth_attention.tile_kernel import Start, load, load_heads, place, turned
-from blocks.kernels.tensors import in_heads
+from blocks.kernels.tensors import in_heads, in_place
 
 COLUMNS = 8
 """Columns of a table of reads: addresses of queries, gradients, log-sum-exps and deltas, the number of slots
-read, the stride between tokens of the queries, the address of their turn, and padding to 16 bytes."""
+read, the stride between tokens of the queries, the addresses of their turn and their bias."""
 
 
 class Push(NamedTuple):
@@ -45,6 +46,21 @@ class Push(NamedTuple):
     only: bool = False
 
 
+class Bias(NamedTuple):
+    """A bias of scores: a number per query head times the slot's distance from the latest is subtracted.
+
+    Attributes:
+        slopes: these numbers [heads].
+        apart: the distance between neighbors among the slots that are read.
+        shares: partial sums of the slopes' gradient, fp32 [tiles, heads] by the number of tiles of tokens.
+            The backward pass adds to them.
+    """
+
+    slopes: Tensor
+    apart: int
+    shares: dict[int, Tensor]
+
+
 class Row(NamedTuple):
     """The row in which a backward step is recorded for `pull`: `number` of `table`, int64 [rows, COLUMNS]."""
 
@@ -52,20 +68,13 @@ class Row(NamedTuple):
     number: int
 
 
-class Queries(NamedTuple):
-    """Properties that all queries of a table share.
-
-    Attributes:
-        turned: whether they are rotated, each by the turn in its row.
-        apart: a power of two, at most 8, that divides the strides between tokens.
-    """
-
-    turned: bool = False
-    apart: int = 1
-
-
 def attend_forward(
-    query: Tensor, keys: Tensor, values: Tensor, reads: int, turn: Tensor | None = None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    reads: int,
+    turn: Tensor | None = None,
+    bias: Bias | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend over the first `reads` slots, which is at least 1.
 
@@ -76,8 +85,8 @@ def attend_forward(
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     log_sum = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     start = Start("forward", query.shape, keys.shape[3], query.device)
-    tensors = (rows, keys, values, out, log_sum, log_sum if turn is None else turn)
-    flags = {"TURN": turn is not None, "STAGES": start.tile.stages}
+    tensors = (rows, keys, values, out, log_sum, log_sum if turn is None else turn, bias and bias.slopes)
+    flags = {"TURN": turn is not None, "BIAS": bias.apart if bias else 0, "STAGES": start.tile.stages}
     start(_forward, *tensors, reads, start.scale, rows.stride(0), keys.stride(0), **flags)
     return out, log_sum
 
@@ -94,12 +103,14 @@ def attend_backward(
     row: Row | None = None,
     turn: Tensor | None = None,
     made: Tensor | None = None,
+    bias: Bias | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of the query, and delta = sum(gradient * out) [batch, sequence, heads] in fp32.
 
     The first is written to `made` if given, whose heads of a token must be contiguous. With `push`, the
-    gradients of the slots are added to it. With `row`, the step is recorded for `pull`, which reads the
-    tensors by address: the query must be `placed`, the gradient `readable`, and all of them kept alive.
+    gradients of the slots are added to it, and with `bias` that of its slopes to its shares. With `row`, the
+    step is recorded for `pull`, which reads the tensors by address: the query must be `placed`, the gradient
+    `readable`, and all of them kept alive.
     """
     rows, gradients = in_heads(query), in_heads(gradient)
     assert row is None or (rows.data_ptr() == query.data_ptr() and gradient.is_contiguous())
@@ -109,49 +120,30 @@ def attend_backward(
     to_keys, to_values, first, only = push or Push(delta, delta, reads)
     table = row.table[row.number] if row else delta
     turns = log_sum if turn is None else turn
-    to_rows = _in_place(made)
-    tensors = [rows, keys, values, in_heads(out), log_sum, gradients, to_rows, delta]
-    tensors += [to_keys, to_values, table, turns]
+    to_rows = in_place(made)
+    shares, add = _shares(bias, triton.cdiv(start.tokens, start.tile.tokens)) if bias else (None, False)
+    tensors = (rows, keys, values, in_heads(out), log_sum, gradients, to_rows, delta, to_keys, to_values)
+    others = (table, turns, bias and bias.slopes, shares)
     strides = (rows.stride(0), gradients.stride(0), to_rows.stride(0), keys.stride(0))
-    flags = {"PUSH": push is not None, "ONLY": only, "NOTE": row is not None, "TURN": turn is not None}
-    start(_backward, *tensors, reads, first, start.scale, *strides, STAGES=start.tile.stages, **flags)
+    flags: dict[str, int] = {
+        "PUSH": push is not None,
+        "ONLY": only,
+        "NOTE": row is not None,
+        "TURN": turn is not None,
+    }
+    flags |= {"STAGES": start.tile.stages, "BIAS": bias.apart if bias else 0, "ADD": add}
+    start(_backward, *tensors, *others, reads, first, start.scale, *strides, **flags)
     return made, delta
 
 
-def pull(
-    key: Tensor,
-    value: Tensor,
-    table: Tensor,
-    rows: int,
-    slot: int,
-    heads: int,
-    dtype: torch.dtype,
-    turn: Tensor | None = None,
-    queries: Queries = Queries(),  # noqa: B008 (immutable)
-    made: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of one slot's key and value from the first `rows` reads of a table.
-
-    Reads that did not see the slot add nothing. The tensors in the table have the dtype of the slots. With a
-    `turn`, the gradient is that of the key before rotation. Gradients are written to `made` if given, whose
-    heads of a token must be contiguous.
-    """
-    to_key, to_value = made or (torch.empty(key.shape, dtype=dtype, device=key.device) for _ in range(2))
-    keys, values = _in_place(to_key), _in_place(to_value)
-    shape = torch.Size((*key.shape[:2], heads, key.shape[3]))
-    start = Start("pull", shape, key.shape[2], key.device)
-    tensors = (key, value, keys, values, table, table if turn is None else turn)
-    flags = {"TURN": turn is not None, "QUERIES": queries.turned, "APART": queries.apart}
-    strides = (keys.stride(0), values.stride(0))
-    start(_pull, *tensors, rows, slot, start.scale, *strides, COLUMNS=COLUMNS, **flags)
-    return to_key, to_value
-
-
-def _in_place(x: Tensor) -> Tensor:
-    """Return a view of x as [tokens, heads, head_dim], for writing."""
-    rows = in_heads(x)
-    assert rows.data_ptr() == x.data_ptr(), "a copy would be written in its place"
-    return rows
+def _shares(bias: Bias, tiles: int) -> tuple[Tensor, bool]:
+    """Return partial sums for a number of tiles, and whether they hold those of an earlier read."""
+    known = bias.shares.get(tiles)
+    if known is not None:
+        return known, True
+    made = torch.empty((tiles, len(bias.slopes)), dtype=torch.float32, device=bias.slopes.device)
+    bias.shares[tiles] = made
+    return made, False
 
 
 def placed(x: Tensor) -> Tensor:
@@ -175,6 +167,7 @@ def _forward(
     out,
     log_sum,
     turn,
+    bias,
     reads,
     scale,
     query_stride,
@@ -187,6 +180,7 @@ def _forward(
     BLOCK_GROUP: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     TURN: tl.constexpr,
+    BIAS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     token, head, at, kv_at, wide, per_head, narrow = place(
@@ -196,6 +190,8 @@ def _forward(
     q = load(query + token * query_stride + at, wide) * (scale * 1.4426950408889634)
     if TURN:
         q = turned(q, turn, DIM, False)
+    if BIAS:
+        slope = load_heads(bias + head, per_head) * (BIAS * 1.4426950408889634)
     most = tl.full([BLOCK_TOKENS, BLOCK_GROUP, 1], float("-inf"), tl.float32)
     total = tl.full([BLOCK_TOKENS, BLOCK_GROUP, 1], 0.0, tl.float32)
     mixed = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
@@ -206,6 +202,9 @@ def _forward(
         v, other_v = tl.load(values + kv_at, narrow, 0.0), tl.load(values + slot_stride + kv_at, both, 0.0)
         score = tl.sum(q * k.to(tl.float32), 2, keep_dims=True)
         other = tl.sum(q * other_k.to(tl.float32), 2, keep_dims=True)
+        if BIAS:
+            score -= slope * (reads - 1 - slot)
+            other -= slope * (reads - 2 - slot)
         other = tl.where(slot + 1 < reads, other, float("-inf"))
         higher = tl.maximum(most, tl.maximum(score, other))
         shrink, share, other = tl.exp2(most - higher), tl.exp2(score - higher), tl.exp2(other - higher)
@@ -233,6 +232,8 @@ def _backward(
     value_gradients,
     note,
     turn,
+    bias,
+    shares,
     reads,
     first,
     scale,
@@ -251,6 +252,8 @@ def _backward(
     ONLY: tl.constexpr,
     NOTE: tl.constexpr,
     TURN: tl.constexpr,
+    BIAS: tl.constexpr,
+    ADD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     token, head, at, kv_at, wide, per_head, narrow = place(
@@ -265,6 +268,9 @@ def _backward(
     outward = tl.sum(g * load(out + row * DIM + at, wide), 2, keep_dims=True)
     tl.store(delta + row + head, outward, mask=per_head)
     to_query = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
+    if BIAS:
+        slope = load_heads(bias + head, per_head) * BIAS
+        to_slope = tl.full([BLOCK_TOKENS, BLOCK_GROUP, 1], 0.0, tl.float32)
     if GROUP > 1 and not PUSH:
         # two slots per iteration: with shared slots, one would leave too few loads in flight
         for slot in tl.range(0, reads, 2, num_stages=STAGES):
@@ -275,20 +281,30 @@ def _backward(
                 tl.load(values + slot_stride + kv_at, both, 0.0),
             )
             k, other_k = k.to(tl.float32), other_k.to(tl.float32)
-            share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - norm)
-            other = tl.exp(tl.sum(q * other_k, 2, keep_dims=True) - norm)
+            score, other = tl.sum(q * k, 2, keep_dims=True), tl.sum(q * other_k, 2, keep_dims=True)
+            if BIAS:
+                score -= slope * (reads - 1 - slot)
+                other -= slope * (reads - 2 - slot)
+            share, other = tl.exp(score - norm), tl.exp(other - norm)
             other = tl.where(slot + 1 < reads, other, 0.0)
             to_score = share * (tl.sum(g * v.to(tl.float32), 2, keep_dims=True) - outward)
             to_other = other * (tl.sum(g * other_v.to(tl.float32), 2, keep_dims=True) - outward)
             to_query += to_score * k + to_other * other_k
+            if BIAS:
+                to_slope += to_score * (reads - 1 - slot) + to_other * (reads - 2 - slot)
             keys += 2 * slot_stride
             values += 2 * slot_stride
     else:
         for slot in tl.range(0, reads, num_stages=STAGES):
             k, v = load(keys + kv_at, narrow), load(values + kv_at, narrow)
-            share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - norm)
+            score = tl.sum(q * k, 2, keep_dims=True)
+            if BIAS:
+                score -= slope * (reads - 1 - slot)
+            share = tl.exp(score - norm)
             to_score = share * (tl.sum(g * v, 2, keep_dims=True) - outward)
             to_query += to_score * k
+            if BIAS:
+                to_slope += to_score * (reads - 1 - slot)
             if PUSH:
                 if slot >= first:
                     to_key = tl.sum(to_score * q, 1, keep_dims=True)
@@ -307,6 +323,13 @@ def _backward(
         to_query = turned(to_query, turn, DIM, True)
     to_query = (to_query * scale).to(query_gradient.dtype.element_ty)
     tl.store(query_gradient + token * query_gradient_stride + at, to_query, mask=wide)
+    if BIAS:
+        total = -BIAS * tl.sum(to_slope, 0, keep_dims=True)
+        own = head < (tl.program_id(0) % KV_HEADS + 1) * GROUP
+        place_of = shares + tl.program_id(0) // KV_HEADS * (KV_HEADS * GROUP) + head
+        if ADD:
+            total += load(place_of, own)
+        tl.store(place_of, total, mask=own)
     if NOTE:  # noqa: SIM102
         # written on the device: a copy from the host would synchronize
         if tl.program_id(0) == 0:
@@ -317,68 +340,5 @@ def _backward(
             tl.store(note + 4, reads.to(tl.int64))
             tl.store(note + 5, query_stride)  # a constant where it is 1
             tl.store(note + 6, turn.to(tl.int64))
-
-
-@triton.jit(do_not_specialize=["rows", "slot"])
-def _pull(
-    key,
-    value,
-    key_gradient,
-    value_gradient,
-    table,
-    turn,
-    rows,
-    slot,
-    scale,
-    key_gradient_stride,
-    value_gradient_stride,
-    tokens,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-    BLOCK_GROUP: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    TURN: tl.constexpr,
-    QUERIES: tl.constexpr,
-    APART: tl.constexpr,
-):
-    token, head, at, kv_at, wide, per_head, narrow = place(
-        tokens, KV_HEADS, GROUP, DIM, BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM
-    )
-    stats = token * (KV_HEADS * GROUP) + head
-    gradient_at = token * (KV_HEADS * GROUP * DIM) + at
-    k, v = load(key + kv_at, narrow) * scale, load(value + kv_at, narrow)
-    # summed over the group once at the end
-    to_key = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
-    to_value = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
-    for _ in tl.range(0, rows):
-        query = tl.load(table).to(tl.pointer_type(key.dtype.element_ty))
-        gradient = tl.load(table + 1).to(tl.pointer_type(key.dtype.element_ty))
-        log_sum = tl.load(table + 2).to(tl.pointer_type(tl.float32))
-        delta = tl.load(table + 3).to(tl.pointer_type(tl.float32))
-        # a read that did not see the slot is masked out and adds 0
-        seen = token < tl.where(tl.load(table + 4) > slot, tokens, 0)
-        stride = tl.multiple_of(tl.load(table + 5), APART)
-        q = load(tl.multiple_of(query, 16) + token * stride + at, wide & seen)
-        if QUERIES:
-            by = tl.load(table + 6).to(tl.pointer_type(tl.float32))
-            if DIM % 4 == 0:
-                # the hint allows 16-byte loads of the table's row
-                by = tl.multiple_of(by, 16)
-            q = turned(q, by, DIM, False)
-        g = load(tl.multiple_of(gradient, 16) + gradient_at, wide & seen)
-        share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - load_heads(log_sum + stats, per_head & seen))
-        to_score = share * (tl.sum(g * v, 2, keep_dims=True) - load_heads(delta + stats, per_head & seen))
-        to_key += to_score * q
-        to_value += share * g
-        table += COLUMNS
-    to_key = tl.sum(to_key, 1, keep_dims=True) * scale
-    if TURN:
-        to_key = turned(to_key, turn, DIM, True)
-    to_value = tl.sum(to_value, 1, keep_dims=True)
-    in_token = kv_at - token * (KV_HEADS * DIM)
-    to_key, to_value = to_key.to(key_gradient.dtype.element_ty), to_value.to(value_gradient.dtype.element_ty)
-    tl.store(key_gradient + token * key_gradient_stride + in_token, to_key, mask=narrow)
-    tl.store(value_gradient + token * value_gradient_stride + in_token, to_value, mask=narrow)
+            if BIAS:
+                tl.store(note + 7, bias.to(tl.int64))

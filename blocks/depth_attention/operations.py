@@ -168,7 +168,7 @@ class RotaryAttend(Attend):
 
     index: LoopIndex = ORIGIN
 
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "triton_attend_rotated",
             f"{_FUSED}:attend_rotated",

@@ -54,18 +54,24 @@ def slots_read(reads: int, window: int | None, stride: int) -> slice:
 
 
 def attend_rotated(
-    query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, *, index: int, **read: Any
+    query: Tensor,
+    token: Tensor,
+    memory: SlotMemory,
+    angle: Tensor,
+    bias: Tensor | None = None,
+    *,
+    index: int,
+    **read: Any,
 ) -> Tensor:
     """Attend with a query that is first rotated by `index` times the angle [head_dim / 2]."""
-    return attend(rotate_step(query, angle, index), token, memory, **read)
+    return attend(rotate_step(query, angle, index), token, memory, bias, **read)
 
 
-def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def attend_stacked(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return `attend` by autograd, from keys and values [slots, batch, sequence, kv_heads, head_dim]."""
-    grouped, keys, values = _grouped(query, keys, values)
-    weights = _weights(grouped, keys, None)
-    y: Tensor = (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape)
-    return y.to(query.dtype)
+    group = query.shape[2] // keys.shape[3]
+    far = None if bias is None else distances(bias, slice(len(keys)), group)
+    return attended(query, keys, values, far)[0]
 
 
 def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

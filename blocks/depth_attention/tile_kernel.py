@@ -84,10 +84,11 @@ def load(pointers, mask):
 
 @triton.jit
 def load_heads(pointers, mask):
-    """Load one number per head, [tokens, group, 1], as fp32."""
+    """Load one number per head, [tokens, group, 1], as fp32; pointers are broadcast to the mask."""
     # two-dimensional: Triton 3.6 repeats loads of a last dimension of 1 for each element per thread
     shape: tl.constexpr = [mask.shape[0], mask.shape[1]]
-    flat = tl.load(tl.reshape(pointers, shape), mask=tl.reshape(mask, shape), other=0.0)
+    pointers = tl.reshape(tl.broadcast_to(pointers, mask.shape), shape)
+    flat = tl.load(pointers, mask=tl.reshape(mask, shape), other=0.0)
     return tl.expand_dims(flat.to(tl.float32), 2)
 
 

@@ -25,3 +25,10 @@ def in_heads(x: Tensor) -> Tensor:
     rows = x.flatten(0, 1)
     whole = rows.stride(2) == 1 and (rows.stride(1) == rows.shape[2] or rows.shape[1] == 1)
     return rows if whole else rows.contiguous()
+
+
+def in_place(x: Tensor) -> Tensor:
+    """Return a view of x as [tokens, heads, head_dim], for writing."""
+    rows = in_heads(x)
+    assert rows.data_ptr() == x.data_ptr(), "a copy would be written in its place"
+    return rows

@@ -204,7 +204,7 @@ def _first_slots(given: Mapping[str, Any]) -> float:
     """Return the bytes of a kernel of depth attention, which reads only the first slots of a cache."""
     slots = {name: each for name, each in given.items() if name in ("keys", "values")}
     unread = sum(nbytes(each) * (1 - given["reads"] / len(each)) for each in slots.values())
-    size: float = nbytes([*given.values()]) - unread
+    size: float = _shares(given) - unread
     return size
 
 
@@ -216,16 +216,19 @@ def _later_reads(given: Mapping[str, Any]) -> float:
     return size
 
 
+def _again(given: Mapping[str, Any], sums: str) -> float:
+    """Return the bytes of the sums that a kernel also reads, as it adds to them."""
+    return nbytes(given[sums]) if given.get("ADD") else 0.0
+
+
 def _sums(given: Mapping[str, Any]) -> float:
-    """Return the bytes of the kernel that accumulates products; it also reads sums that it adds to."""
-    again: float = given["ADD"] * nbytes(given["total"])
-    return nbytes([*given.values()]) + again
+    """Return the bytes of the kernel that accumulates products."""
+    return _all(given) + _again(given, "total")
 
 
 def _shares(given: Mapping[str, Any]) -> float:
-    """Return the bytes of the kernel that sums a gain's gradient; it also reads sums that it adds to."""
-    again: float = given["ADD"] * nbytes(given["shares"])
-    return nbytes([*given.values()]) + again
+    """Return the bytes of a kernel that sums the gradient of a gain."""
+    return _all(given) + _again(given, "shares")
 
 
 def _added(given: Mapping[str, Any]) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from blocks.depth_attention.operations import Attend, RotaryAttend, RotaryWriteKV, WriteKV
+from blocks.depth_attention.windowed import BiasedAttend, RotaryBiasedAttend
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.ir.kernel import Target
 from blocks.primitives.fused_operations import AddNorm, NormRotate
@@ -26,6 +27,9 @@ OPERATIONS = [
     (depth.check, Attend(8, 1, 16, "exclusive")),
     (depth.check, RotaryWriteKV(2, 48)),
     (depth.check, RotaryAttend(3, 1, 80, "inclusive")),
+    (depth.check_biased, None),
+    (depth.check_biased, BiasedAttend(6, 2, 40, "inclusive")),
+    (depth.check_biased, RotaryBiasedAttend(3, 1, 80, "inclusive")),
     (experts.check_sums, None),
     (experts.check_sums, RoutedExperts(16, 5, 5, 8, 0.0)),
     (experts.check_sums, RoutedExperts(40, 100, 1, 24, 0.0)),
@@ -38,7 +42,8 @@ OPERATIONS = [
 WRONG = [
     (depth.check, depth.kernel, "attend_forward", "output (push)"),
     (depth.check, depth.kernel, "attend_backward", "gradient of the query (push)"),
-    (depth.check, depth.kernel, "pull", "gradient of keys (pull)"),
+    (depth.check, depth.pull_kernel, "pull", "gradient of keys (pull)"),
+    (depth.check_biased, depth, "summed_shares", "gradient of the bias (push)"),
     (experts.check_sums, experts.route_kernel, "route_backward", "gradient of the logits"),
     (experts.check_sums, experts.library, "experts", "output"),
     (experts.check_sums, experts.library, "experts_backward", "gradient of the input"),

@@ -73,8 +73,8 @@ def test_right_kernels_equal_their_references(gpu, capsys, monkeypatch):
 
 
 def test_a_wrong_kernel_ends_with_1(gpu, capsys, monkeypatch):
-    right = gpu.kernel.pull
-    monkeypatch.setattr(gpu.kernel, "pull", lambda *given: [each + 1 for each in right(*given)])
+    right = gpu.pull_kernel.pull
+    monkeypatch.setattr(gpu.pull_kernel, "pull", lambda *given: [each + 1 for each in right(*given)])
     # those that call it, of all that the test above runs
     doctor.import_operations()
     callers = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blocks.depth_attention.operations import Attend
 from blocks.depth_attention.reference import attended, distances, slots_read
-from blocks.depth_attention.windowed import WindowedAttend
+from blocks.depth_attention.windowed import BiasedAttend, WindowedAttend
 from blocks.kernels.slot_memory import SlotMemory
 from composer.inspect.base.left_out import LeftOut
 from composer.inspect.base.measure import Measure, Result, Tell
@@ -82,7 +82,7 @@ def _weights(
     part, far = slice(reads), None
     if isinstance(operation, WindowedAttend):
         part = slots_read(reads, operation.window, operation.stride)
-        if operation.biased:
+        if isinstance(operation, BiasedAttend):
             untied = tuple(at for at, (_, loop) in zip(step, place.loops, strict=True) if not loop.tied)
             name = place.weight(place.graph.node(place.name).weights[0], untied)
             bias = subject.model.state_dict()[name]

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, DEPTH, FFN, tree
 from depth_kernels import check, run, weights
 from models import check_same_training, check_saved, close, compiled, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
 from blocks.depth_attention import reference
 from blocks.depth_attention.operations import Attend, RotaryAttend, RotaryWriteKV, WriteKV
+from blocks.depth_attention.windowed import BiasedAttend
 from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.slot_memory import slots as slots_of
@@ -30,7 +31,7 @@ def way(request, monkeypatch, where):
     """Both ways; pushes and pulls are counted."""
     count = SimpleNamespace(name=request.param, where=where, push=0, pull=0)
     kernel = fused.kernel
-    backward, pull = kernel.attend_backward, kernel.pull
+    backward, pull = kernel.attend_backward, fused.pull_kernel.pull
 
     def counted(*args, push=None, **named):
         count.push += push is not None
@@ -42,7 +43,7 @@ def way(request, monkeypatch, where):
 
     monkeypatch.setattr(fused, "backward_method", lambda *sizes: request.param)
     monkeypatch.setattr(kernel, "attend_backward", counted)
-    monkeypatch.setattr(kernel, "pull", pulled)
+    monkeypatch.setattr(fused.pull_kernel, "pull", pulled)
     return count
 
 
@@ -272,12 +273,15 @@ def test_on_a_gpu_heads_are_turned_by_the_kernels_that_read_them():
 @pytest.fixture
 def forced(monkeypatch):
     """The plan takes the kernels, whatever it is made for."""
-    for kind in (WriteKV, Attend):
+    for kind in (WriteKV, Attend, BiasedAttend):
         first, *others = kind.kernels
         monkeypatch.setattr(kind, "kernels", (replace(first, unfit=lambda *given: ""), *others))
 
 
+BIASED = {**DEPTH, "rotary": False, "bias": "distance"}
+TREES = {**CASES, "biased, twice": tree({"d": BIASED, "f": FFN}, {"recur": 3, "step": ["d", "f", "d"]})}
 MODELS = {
+    "biased, twice": False,
     "dreamer": False,
     "dreamer, grouped": True,
     "depth before, in and after a nested stack": False,
@@ -287,7 +291,7 @@ MODELS = {
 
 @pytest.mark.parametrize("case", MODELS)
 def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(way, forced, case):
-    plain = compiled(CASES[case], "reference")
+    plain = compiled(TREES[case], "reference")
     again = [*recomputable(plain.graph)] if MODELS[case] else []
     model = ComposedModel(plain.spec, recompute=again)
     model.load_state_dict(plain.state_dict())
@@ -295,9 +299,9 @@ def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(way, for
     assert way.pull if way.name == "pull" else way.push
 
 
-@pytest.mark.parametrize("case", ["depth", "dreamer, grouped"])
+@pytest.mark.parametrize("case", ["depth", "dreamer, grouped", "biased, twice"])
 def test_models_by_kernels_keep_what_they_declare(where, forced, attention_keeps_as_declared, case):
-    check_saved(compiled(CASES[case]).to(where), where)
+    check_saved(compiled(TREES[case]).to(where), where)
 
 
 def once(functions, leaves, slots, reads, turned=False, before=0):

@@ -8,6 +8,7 @@ from blocks.depth_attention.backward_method import backward_method, pull_bytes, 
 from blocks.depth_attention.tiles import MEASURED, Shape, Tile, tile
 
 kernel = pytest.importorskip("blocks.depth_attention.kernel", exc_type=ImportError)
+pull_kernel = pytest.importorskip("blocks.depth_attention.pull_kernel", exc_type=ImportError)
 
 KINDS = [
     *(pytest.param(name, torch.float32, id=name) for name in SIZES),
@@ -29,7 +30,7 @@ def both_ways(query, keys, values, gradient, first=0):
     made, delta = kernel.attend_backward(
         query, keys, values, out, log_sum, gradient, reads, row=kernel.Row(table, 0)
     )
-    slots = [kernel.pull(keys[s], values[s], table, 1, s, heads, keys.dtype) for s in range(reads)]
+    slots = [pull_kernel.pull(keys[s], values[s], table, 1, s, heads, keys.dtype) for s in range(reads)]
     assert delta.shape == log_sum.shape
     pulled = [torch.stack(each) for each in zip(*slots, strict=True)]
     return [out, pushed, *sums], [out, made, *pulled]
@@ -63,7 +64,7 @@ def test_a_slot_takes_from_all_reads_that_saw_it(where):
         ):
             total[:reads] += each
     for slot in range(3):
-        got = kernel.pull(keys[slot], values[slot], table, 2, slot, 3, torch.float32)
+        got = pull_kernel.pull(keys[slot], values[slot], table, 2, slot, 3, torch.float32)
         check(got, [each[slot] for each in expected], torch.float32)
 
 

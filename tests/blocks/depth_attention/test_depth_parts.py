@@ -21,6 +21,7 @@ from blocks.ir.operation import LoopIndex
 from blocks.ir.steps import OneStep, StepCount, Steps
 from blocks.ir.walk import graphs, operations
 from blocks.ir.windowed_mean import windowed_mean
+from blocks.primitives.fused import sum_gain
 from composer.graph.compile import compile_graph
 from composer.module.model import ComposedModel
 
@@ -109,10 +110,10 @@ def test_the_bias_starts_with_the_slopes_of_alibi():
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason"),
-    [({"window": 2}, ""), ({"stride": 2, "bias": "distance"}, "it knows no bias by distance")],
+    ("fields", "name"),
+    [({"window": 2}, "windowed"), ({"bias": "distance"}, "biased"), ({**PART, "input": False}, "biased")],
 )
-def test_the_kernel_reads_some_slots_and_steps_aside_for_a_bias(fields, reason):
+def test_on_a_gpu_kernels_read_some_slots_and_subtract_a_bias(fields, name):
     spec = make(tree({"d": {**DEPTH, **fields}}, {"recur": 3, "step": ["d"]}))
     graph = compile_graph(spec, Target("cuda", "bfloat16"))
     (choice,) = (
@@ -121,11 +122,7 @@ def test_the_kernel_reads_some_slots_and_steps_aside_for_a_bias(fields, reason):
         for _, op, data in operations(body)
         if isinstance(op, WindowedAttend)
     )
-    if reason:
-        assert choice.kernel.name == "slot_attend_windowed"
-        assert choice.why.endswith(f"not triton_attend_windowed: {reason}")
-    else:
-        assert choice.kernel.name == "triton_attend_windowed_rotated"
+    assert choice.kernel.name == f"triton_attend_{name}_rotated"
 
 
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 1), (None, 2), (4, 3)])
@@ -168,3 +165,39 @@ def test_the_kernel_over_some_slots_gives_what_the_reference_gives(where, window
         results.append([y.detach().cpu(), *(each.cpu() for each in torch.autograd.grad(probe(y), leaves))])
     # five steps grow what fp32 rounds
     assert all(far(got, wanted) < 1e-4 for got, wanted in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("way", ["pull", "push"])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("window", "stride"), [(None, 1), (2, 1), (None, 2)])
+def test_a_bias_in_the_kernels_gives_what_the_reference_gives(
+    where, monkeypatch, way, turned, window, stride
+):
+    fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
+    monkeypatch.setattr(fused, "backward_method", lambda *sizes: way)
+    sizes, results = (1, 3, 6, 2, 8, 4), []
+    for module, dtype in ((fused, torch.float32), (reference, torch.float64)):
+        device = where if module is fused else "cpu"
+        # where nothing is read, exp of a steep one would be infinite
+        slopes = torch.tensor([[0.5, -0.3, -90, 2, 0, 1], [-0.2, 0.1, 0.4, -80, 1, 3]], dtype=dtype)
+        slopes = slopes.to(device).requires_grad_()
+        # two uses of a block share slots and have weights of their own; one adds up its gradients
+        (summed,) = sum_gain(slopes[0]) if module is fused else (slopes[0],)
+        biases = [summed, slopes[1]]
+
+        def attend(query, token, memory, *given, reads, module=module, biases=biases, **named):
+            part = {"reads": reads, "window": window, "stride": stride, **named}
+            function = module.attend_rotated if given else module.attend
+            return function(query, token, memory, *given, biases[reads % 2], **part)
+
+        steps = SimpleNamespace(
+            append=module.append, append_rotated=module.append_rotated, attend=attend, attend_rotated=attend
+        )
+        leaves = [*weights(sizes, dtype, device), slopes]
+        y = run(steps, sizes, leaves[:2], span="exclusive", turned=turned)
+        for _ in range(2):
+            grads = torch.autograd.grad(probe(y), leaves, retain_graph=True)
+            results.append([each.detach().cpu() for each in (y, *grads)])
+    first, again, wanted, _ = results
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert all(far(got, each) < 1e-4 for got, each in zip(first, wanted, strict=True))
