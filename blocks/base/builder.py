@@ -60,6 +60,8 @@ class Builder(Operations):
     ):
         """`loop` is (index name, trips, tied) of the stage whose body this builder builds."""
         super().__init__(width, norm_type, bias)
+        if parent:
+            self.micro_batch_tokens = parent.micro_batch_tokens
         self.document_start: int | None = parent.document_start if parent else None
         self.open_streams: int = parent.open_streams if parent else 0
         self._parent, self._loop = parent, loop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Literal, NamedTuple, Self
 
 from blocks.base.sublayer import SublayerPlace, View
@@ -11,7 +12,7 @@ from blocks.ir.graph import Graph, Node, fresh
 from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import Shape, TensorType
-from blocks.primitives.operations import Input, LayerNorm, Norm, Project, Sum
+from blocks.primitives.operations import Input, LayerNorm, Norm, Project
 
 NormType = Literal["rms", "layer"]
 
@@ -39,6 +40,7 @@ class Operations:
         width: d_model, the width of the residual stream.
         norm_type: whether norms are RMSNorms or LayerNorms.
         bias: whether projections have biases, and LayerNorms shifts.
+        micro_batch_tokens: the tokens of a micro-batch, which share costs that each execution has once.
         prefix: the place of use with a trailing dot, the prefix of names of operations and weights.
         block: the name of the block being lowered, which identifies its depth cache and its costs.
         sublayer: the place, in its step, of the sublayer that is being added.
@@ -50,6 +52,7 @@ class Operations:
 
     def __init__(self, width: int, norm_type: NormType = "rms", bias: bool = False) -> None:
         self.width, self.norm_type, self.bias = width, norm_type, bias
+        self.micro_batch_tokens = 1
         self.graph = Graph()
         self._name = self._path = ""  # of this loop: its node in the graph around it, its path in the model
         self._places: set[str] = set()  # full names of all nodes of the model
@@ -176,14 +179,24 @@ class Operations:
             bias: whether there is a bias, initialized to 0. Default: as the model's `bias`.
         """
         fan_in = fan_in or self.width
-        operation = Project(fan_in, (shape,), self.bias if bias is None else bias)
+        with_bias = self.bias if bias is None else bias
         init = init or Init("normal", fan_in**-0.5)
-        weight, *biases = operation.weight_shapes()
-        weights = [Weight(role, weight, init, writes_residual=writes_residual)]
-        weights += [Weight(f"{role}_bias", size, ZEROS, decay=False) for size in biases]
-        y = self.op(role, operation, x, weights=weights)
+        size = prod(shape)
+        weights = [Weight(role, (size, fan_in), init, writes_residual=writes_residual)]
+        biases = [Weight(f"{role}_bias", (size,), ZEROS, decay=False)] if with_bias else []
         own = self._step_weights
-        return self._adapted(own, x, y, role, operation) if own and own.rank else y
+        if own is None or not own.rank:
+            return self.op(role, Project(fan_in, (shape,), with_bias), x, weights=weights + biases)
+        from blocks.primitives.step_operations import ProjectAdapted
+
+        operation = ProjectAdapted(
+            fan_in, shape, with_bias, own.rank, own.steps, own.step, self.micro_batch_tokens
+        )
+        _, down, up, *_ = operation.weight_shapes()
+        start, grid = Init("normal", fan_in**-0.5), (own.steps, 1)
+        weights.append(Weight(f"{role}_lora_a", down, start, grid=grid))
+        weights.append(Weight(f"{role}_lora_b", up, ZEROS, grid=grid))
+        return self.op(role, operation, x, weights=weights + biases)
 
     @contextmanager
     def step_weights(self, own: StepWeights | None) -> Iterator[None]:
@@ -200,19 +213,6 @@ class Operations:
                 self._of_step[name] = make(self)
             self._active = active
         return self._of_step[name]
-
-    def _adapted(self, own: StepWeights, x: Value, y: Value, role: str, product: Project) -> Value:
-        """Add B A x to a projection y of x, with an A and a B for each step."""
-        from blocks.primitives.step_operations import ProjectStep
-
-        (shape,) = product.outputs
-        down = ProjectStep(product.fan_in, (own.rank,), own.steps, own.step)
-        up = ProjectStep(own.rank, shape, own.steps, own.step)
-        start, grid = Init("normal", product.fan_in**-0.5), (own.steps, 1)
-        a = Weight(f"{role}_lora_a", down.weight_shapes()[0], start, grid=grid)
-        b = Weight(f"{role}_lora_b", up.weight_shapes()[0], ZEROS, grid=grid)
-        inner = self.op(a.role, down, x, weights=[a])
-        return self.op(f"{role}_adapted", Sum(shape), y, self.op(b.role, up, inner, weights=[b]))
 
     @contextmanager
     def views(self, views: Mapping[View, Value]) -> Iterator[None]:

@@ -32,3 +32,8 @@ def project_biased_joined(
 ) -> tuple[Tensor, ...]:
     """Return the same plus the joined bias."""
     return reference.parted(linear(x.flatten(2), weight, bias), shapes, reference.alignment(weight))
+
+
+def project_adapted(x: Tensor, *weights: Tensor, shape: Sequence[int], index: int) -> Tensor:
+    """Return the projection of x with the adapter of step `index`; see the reference."""
+    return reference.project_adapted(x, *weights, shape=shape, index=index, linear=linear)

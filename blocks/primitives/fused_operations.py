@@ -49,14 +49,19 @@ def project_kernels(outputs: int, bias: bool) -> tuple[Kernel, ...]:
             prepared=1 + bias,
             casts=outputs * (1 + bias),
         )
-    by_onednn = replace(
+    by_onednn = with_onednn(plain)
+    return (by_onednn, plain) if bias else (_with_sum(plain, outputs), by_onednn, plain)
+
+
+def with_onednn(plain: Kernel) -> Kernel:
+    """Return the kernel that runs the product of a function of `reference.py` by oneDNN."""
+    return replace(
         plain,
         name=f"{plain.name}_onednn",
         function=plain.function.replace(_REFERENCE, "blocks.primitives.by_onednn"),
         why=f"{plain.why}; by oneDNN on processors where that is faster",
         unfit=_off_this_cpu,
     )
-    return (by_onednn, plain) if bias else (_with_sum(plain, outputs), by_onednn, plain)
 
 
 def _off_this_cpu(operation: Any, target: Target) -> str:

@@ -5,7 +5,7 @@ Tensors are [batch, sequence, ...]; the last dimension of `x` is the width, or i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -206,10 +206,38 @@ def layer_norm_step(x: Tensor, gains: Tensor, shifts: Tensor | None = None, *, i
     return layer_norm(x, gains[index], None if shifts is None else shifts[index])
 
 
-def project_step(x: Tensor, weights: Tensor, shape: Sequence[int], index: int) -> Tensor:
-    """Return x times the matrix of step `index`, in `shape`; weights: [steps * prod(shape), fan_in]."""
-    size = prod(shape)
-    y: Tensor = F.linear(x.flatten(2), weights[index * size : (index + 1) * size])
+def by_step(weight: Tensor, downs: Tensor, ups: Tensor, *bias: Tensor) -> tuple[Tensor, ...]:
+    """Return the weights of `project_adapted`, those of adapters apart for each step.
+
+    weight: [n, fan_in], downs: [steps * rank, fan_in], ups: [steps * n, rank], bias: [n].
+    """
+    steps = len(ups) // len(weight)
+    return weight, downs.view(steps, -1, downs.shape[1]), ups.view(steps, *weight.shape[:1], -1), *bias
+
+
+def project_adapted(
+    x: Tensor,
+    weight: Tensor,
+    downs: Tensor,
+    ups: Tensor,
+    *bias: Tensor,
+    shape: Sequence[int],
+    index: int,
+    linear: Callable[..., Tensor] = F.linear,
+) -> Tensor:
+    """Return x @ (weight + ups[index] @ downs[index]).T + bias, in `shape`.
+
+    weight: [n, fan_in], downs: [steps, rank, fan_in], ups: [steps, n, rank], bias: [n]. `linear` multiplies.
+    """
+    x, down, up = x.flatten(2), downs[index], ups[index]
+    few = x.shape[:2].numel() * sum(weight.shape) < weight.numel()
+    if few and not torch.is_grad_enabled():
+        # as in generation: B (A x) takes fewer operations than B A
+        y = linear(x, weight, *bias) + linear(linear(x, down), up)
+    else:
+        with torch.autocast(x.device.type, enabled=False):
+            weight = torch.addmm(weight, up, down)
+        y = linear(x, weight, *bias)
     return y.view(*y.shape[:2], *shape)
 
 

@@ -12,6 +12,7 @@ from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
+from blocks.primitives.fused_operations import with_onednn
 from blocks.primitives.operations import LayerNorm, Norm
 
 _REFERENCE = "blocks.primitives.reference"
@@ -65,25 +66,33 @@ class LayerNormStep(LayerNorm):
 
 
 @dataclass(frozen=True)
-class ProjectStep(Operation):
-    """A projection of the input [fan_in] with a separate matrix per step: (x) -> y."""
+class ProjectAdapted(Operation):
+    """A projection of the input [fan_in] with a low-rank adapter per step, (W + B A) x: (x) -> y.
+
+    The matrices are added once per execution, for all tokens of a micro-batch.
+    """
 
     fan_in: int
     shape: Shape
+    bias: bool
+    rank: int
     steps: int
     index: LoopIndex
+    tokens: int
 
     decoding = LOCAL
-    kernels = (
-        Kernel(
-            "project_step",
-            f"{_REFERENCE}:project_step",
-            "one product by the rows of the step; weights cast once per forward",
-            prepare="blocks.primitives.reference:join",
-            prepared=1,
-            casts=1,
-        ),
-    )
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
+        """The adapter is added to the weight before the product."""
+        plain = Kernel(
+            "project_adapted",
+            f"{_REFERENCE}:project_adapted",
+            "the step's adapter added to the weight in fp32, then one product",
+            prepare=f"{_REFERENCE}:by_step",
+            prepared=3 + self.bias,
+        )
+        return with_onednn(plain), plain
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the output; the input may be split into heads."""
@@ -92,27 +101,35 @@ class ProjectStep(Operation):
         return (TensorType(self.shape),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        return ((self.steps * prod(self.shape), self.fan_in),)
+        """Return the shapes of the weight, of A and B of all steps, and of the bias if there is one."""
+        size, rows = prod(self.shape), self.steps * self.rank
+        adapters = (rows, self.fan_in), (self.steps * size, self.rank)
+        return ((size, self.fan_in), *adapters, *(((size,),) if self.bias else ()))
 
     def flops(self, at: CostContext) -> float:
-        """Each step uses one of the matrices."""
-        return 2 * prod(self.shape) * self.fan_in
+        """Return those of the product, and a token's share of those of B A."""
+        return 2 * prod(self.shape) * self.fan_in * (1 + self.rank / self.tokens)
 
     def arguments(self) -> dict[str, Any]:
         return {"shape": self.shape, "index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the input."""
-        return SavedTensors(inputs=(0,))
+        """Save the input and the sum of the weight and its adapter."""
+        return SavedTensors(inputs=(0,), once=at.compute_bytes * prod(self.shape) * self.fan_in)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Autocast casts the inputs of products."""
         return "compute"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, the output; backward, the gradient of the input."""
+        """Forward, the output and the sum, cast under autocast; backward, the gradients of input and sum."""
+        weight = prod(self.shape) * self.fan_in / at.tokens
+        merged = at.compute_bytes * weight
+        wide = at.widened * weight
         product = at.compute_bytes * self.fan_in
-        return WorkspaceBytes(flow.outputs + flow.casts, product, product, until_end=True)
+        return WorkspaceBytes(
+            flow.outputs + flow.casts + wide + merged, product + merged, product + merged, until_end=True
+        )
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,10 @@ def counted(spec: Spec, batch: int = 2, trains: bool = True) -> tuple[int, int]:
 
 def declared(spec: Spec, batch: int = 2) -> tuple[int, int]:
     """Return the same as declared, with causal attention as the full square that torch counts."""
-    rows = count_graph(spec, compile_graph(spec), full_mask=True).by_operation
     tokens = batch * spec.model.context
+    # of the tokens that run, not of those that training would take at a time
+    with patch("composer.graph.lowering.build.micro_batch_tokens", lambda spec: tokens):
+        rows = count_graph(spec, compile_graph(spec), full_mask=True).by_operation
     # some of the tokens, per token of all, need not be a whole number of FLOPs
     forward, backward = sum(row.share.forward for row in rows), sum(row.share.backward for row in rows)
     return round(forward * tokens), round(backward * tokens)

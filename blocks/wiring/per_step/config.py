@@ -100,8 +100,8 @@ class ScalePerStep(_OwnWeights):
 class LoraPerStep(_OwnWeights):
     """`lora: r`: each step has a LoRA of every projection (Relaxed Recursive Transformers, arXiv 2410.20672).
 
-    It adds B A x, with A [r, fan-in] initialized from a normal distribution and B [fan-out, r] to 0. Routed
-    experts have none.
+    It adds B A to the weight, with A [r, fan-in] initialized from a normal distribution and B [fan-out, r] to
+    0. Routed experts have none.
     """
 
     name = "lora"

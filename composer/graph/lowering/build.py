@@ -33,6 +33,7 @@ def build(spec: Spec, handed: int | None = None) -> Graph:
     """
     width, vocab = spec.model.width, spec.model.vocab
     root = Builder(width, norm_type=spec.model.norm_type, bias=spec.model.bias)
+    root.micro_batch_tokens = micro_batch_tokens(spec)
     root.document_start = spec.model.option(Documents).start()
     tokens, targets = root.input("tokens", IDS), root.input("targets", IDS)
     x = _embedded(root, spec.model, tokens)
@@ -51,7 +52,7 @@ def build(spec: Spec, handed: int | None = None) -> Graph:
             partial(_head, root, vocab),
             targets,
             vocab,
-            micro_batch_tokens(spec),
+            root.micro_batch_tokens,
             given,
         ),
     )
