@@ -96,6 +96,9 @@ class Implementation:
     kernels: ClassVar[tuple[Kernel, ...]] = ()
     """Best first; the last is the plain-PyTorch reference and fits everything."""
 
+    checked: ClassVar[tuple[Kernel, ...]] = ()
+    """Kernels with a self-test, where `kernels` is a property; `composer doctor` tests them."""
+
     worth_fusing: ClassVar[int | None] = 1
     """The number of leading kernels for which fusing other operations into this one pays; None for all."""
 

@@ -104,7 +104,7 @@ def _tested(kind: type[Operation], kernel: Kernel, dtype: str) -> Finding:
 
 def _instead(kind: type[Operation], kernel: Kernel) -> str:
     kernels = kind.kernels
-    return kernels[kernels.index(kernel) + 1].name
+    return kernels[kernels.index(kernel) + 1].name if isinstance(kernels, tuple) else "plain PyTorch"
 
 
 def _line(x: torch.Tensor) -> torch.Tensor:

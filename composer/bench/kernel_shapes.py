@@ -40,6 +40,8 @@ _STEPS: dict[str, tuple[bool, int, *tuple[str, ...]]] = {
     "step with a depth stride": (True, 16, "blocks.depth.stride=2"),
     "step with a softmax mix": (True, 4, "model.residual={mix: learned_query}"),
     "step with a bias by depth": (True, 16, "blocks.depth.bias=distance"),
+    "step with streams": (True, 4, "model.residual={streams: 4, constrain: doubly_stochastic}"),
+    "step with static streams": (True, 4, "model.residual={streams: 4, mix: static}"),
 }
 _LEFT_OUT = ("step", "graph", "attention")
 """Parts that time whole steps, whose launches `_STEPS` has, or torch's kernels."""
@@ -67,7 +69,8 @@ def cases() -> Iterator[tuple[str, Callable[[Watch], None]]]:
     """Yield each case by name with a function that runs it on fake tensors and hands on its launches.
 
     Cases are those of `composer doctor`, the parts of `composer bench` at full size, the work that tiles are
-    tuned for, and whole steps, also with a window, a stride or a bias of depth attention or a residual mix.
+    tuned for, and whole steps, also with a window, a stride or a bias of depth attention, a residual mix or
+    residual streams.
     """
     for name, kernel, dtype in _tested():
         yield f"self-test of {name}, {dtype}", partial(_self_test, kernel, dtype)

@@ -44,6 +44,12 @@ def _values(given: Mapping[str, Any]) -> int:
     return tiles * int(given["reads"] + 1)
 
 
+def _blocks(given: Mapping[str, Any]) -> int:
+    """Return the iterations over a row of residual streams."""
+    turns: float = given["width"] / given["BLOCK"]
+    return ceil(turns)
+
+
 _TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "depth_attention.forward": _slots,
     "depth_attention.backward": _slots,
@@ -52,6 +58,9 @@ _TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "mix.attend": lambda given: given["reads"],
     "mix.attend_backward": _values,
     "expert_attention.gate_up": lambda given: ceil(given["WIDTH"] / given["BLOCK_WIDTH"]),
+    "streams.maps": lambda given: given["ITERATIONS"],
+    "streams.maps_backward": lambda given: given["ITERATIONS"],
+    **dict.fromkeys(("streams.read_backward", "streams.write_backward"), _blocks),
 }
 """Iterations of each innermost loop of a kernel; other loops count as one iteration."""
 

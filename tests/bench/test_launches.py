@@ -95,10 +95,10 @@ ADDED = {
     "blocks.depth.bias=distance": (0, 1, 0.01),
     "model.residual={gate: channel}": (24, 57, 1.7),
     "model.residual={gate: token}": (75, 153, 4.7),
-    "model.residual={streams: 4, mix: static}": (44, 158, 31),
-    "model.residual={streams: 4}": (170, 488, 59),
-    "model.residual={streams: 4, constrain: diagonal}": (182, 509, 62),
-    "model.residual={streams: 4, constrain: doubly_stochastic}": (1718, 5024, 64),
+    "model.residual={streams: 4, mix: static}": (32, 116, 21),
+    "model.residual={streams: 4}": (74, 212, 37),
+    "model.residual={streams: 4, constrain: diagonal}": (74, 209, 37),
+    "model.residual={streams: 4, constrain: doubly_stochastic}": (74, 212, 37),
     "model.residual={mix: static}": (226, 469, 38),
     "model.residual={mix: learned_query}": (32, 63, 13),
     "model.residual={mix: token}": (389, 648, 51),
@@ -180,6 +180,7 @@ def test_loops_run_once_for_two_slots_unless_their_gradients_are_written_or_no_h
     assert backward({"reads": 5, "GROUP": 1, "PUSH": False}) == 5
     rows = {"order_0": torch.empty(100), "total": torch.empty(4, 1, 1), "BLOCK_ROWS": 8}
     assert turns["expert_attention.add_products"](rows) == 4
+    assert turns["streams.write_backward"]({"width": 2500, "BLOCK": 1024}) == 3
 
 
 def test_a_multiprocessor_holds_what_registers_and_shared_memory_leave():

@@ -11,6 +11,7 @@ from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.ir.kernel import Target
 from blocks.primitives.fused_operations import AddNorm, NormRotate
 from blocks.primitives.operations import Rotate
+from blocks.wiring.residual.streams.operations import ReadStreams, StreamMaps, WriteStreams
 from composer.graph.passes.choose_kernels import first_fit
 from composer.graph.passes.self_test import checked_kernels, run_check, self_test
 
@@ -18,6 +19,7 @@ pytest.importorskip("triton")
 depth = pytest.importorskip("blocks.depth_attention.check", exc_type=ImportError)
 experts = pytest.importorskip("blocks.expert_attention.check", exc_type=ImportError)
 core = pytest.importorskip("blocks.primitives.check", exc_type=ImportError)
+streams = pytest.importorskip("blocks.wiring.residual.streams.check", exc_type=ImportError)
 
 ATTEND = Attend(6, 2, 40, "inclusive")
 OPERATIONS = [
@@ -38,6 +40,13 @@ OPERATIONS = [
     (core.check_rotary, None),
     (core.check_rotary, Rotate((3, 48))),
     (core.check_rotary, NormRotate((1, 80))),
+    (streams.check_maps, None),
+    (streams.check_maps, StreamMaps(40, 3, "doubly_stochastic")),
+    (streams.check_read, None),
+    (streams.check_read, ReadStreams(40, 3, True, "diagonal")),
+    (streams.check_write, None),
+    (streams.check_write, WriteStreams(40, 3, True, "diagonal")),
+    (streams.check_write, WriteStreams(40, 3, False, "diagonal")),
 ]
 WRONG = [
     (depth.check, depth.kernel, "attend_forward", "output (push)"),
@@ -52,6 +61,12 @@ WRONG = [
     (core.check_add_norm, core.norm_kernel, "add_norm_backward", "gradient of the first term"),
     (core.check_rotary, core.rotary_kernel, "rotate_forward", "turned: output"),
     (core.check_rotary, core.rotary_kernel, "rotate_backward", "turned: gradient of the input"),
+    (streams.check_maps, streams.fused.maps_kernel, "maps_forward", "none: output"),
+    (streams.check_maps, streams.fused.maps_kernel, "maps_backward", "none: gradient of the streams"),
+    (streams.check_read, streams.fused.mix_kernel, "read", "output"),
+    (streams.check_read, streams.fused.mix_kernel, "read_backward", "gradient of the streams"),
+    (streams.check_write, streams.fused.mix_kernel, "write", "output"),
+    (streams.check_write, streams.fused.mix_kernel, "write_backward", "gradient of the streams"),
 ]
 
 
@@ -106,6 +121,9 @@ def test_all_fused_kernels_have_a_check():
         (AddNorm, "triton_add_norm"),
         (NormRotate, "triton_norm_rotate"),
         (Rotate, "triton_rotate"),
+        (StreamMaps, "triton_maps"),
+        (ReadStreams, "triton_read"),
+        (WriteStreams, "triton_write"),
     }
     assert expected <= checked
     names = ("triton_experts", "triton_experts_rotated")

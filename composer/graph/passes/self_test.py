@@ -48,16 +48,13 @@ def checked_kernels() -> Iterator[tuple[type[Operation], Kernel]]:
     A subclass that takes over a kernel for fewer of its operations has no other kernel: it is yielded once.
     """
     for kind in _subclasses(Operation):
-        if isinstance(kind.kernels, tuple):
-            above = {kernel.name for each in kind.__mro__[1:] for kernel in _kernels(each)}
-            yield from (
-                (kind, kernel) for kernel in kind.kernels if kernel.check and kernel.name not in above
-            )
+        above = {kernel.name for each in kind.__mro__[1:] for kernel in _kernels(each)}
+        yield from ((kind, kernel) for kernel in _kernels(kind) if kernel.check and kernel.name not in above)
 
 
 def _kernels(kind: type) -> tuple[Kernel, ...]:
     kernels = getattr(kind, "kernels", ())
-    return kernels if isinstance(kernels, tuple) else ()
+    return kernels if isinstance(kernels, tuple) else getattr(kind, "checked", ())
 
 
 @cache

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
-from blocks.ir.kernel import Kernel
+from blocks.ir.kernel import Kernel, Target, with_fields
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
+from blocks.kernels.gpu import off_triton
+from blocks.wiring.residual.streams.tiles import MOST_STREAMS
 
 if TYPE_CHECKING:
     from blocks.wiring.residual.streams.config import Constraint
@@ -21,6 +23,42 @@ ITERATIONS = 20
 
 _REFERENCE = "blocks.wiring.residual.streams.reference"
 _BY_AUTOGRAD = "blocks.wiring.residual.streams.by_autograd"
+_FUSED = "blocks.wiring.residual.streams.fused"
+_CHECK = "blocks.wiring.residual.streams.check"
+
+
+def _unfit(operation: Any, target: Target) -> str:
+    """Return why the Triton kernels cannot run an operation, or "" if they can."""
+    more = operation.streams > MOST_STREAMS
+    return off_triton(operation, target) or (f"more than {MOST_STREAMS} streams" if more else "")
+
+
+def _by_triton(name: str, why: str) -> Kernel:
+    """Return a Triton kernel without the function, which depends on the operation's fields."""
+    return Kernel(
+        f"triton_{name}",
+        "",
+        why,
+        _unfit,
+        specialize=with_fields(fused=True),
+        check=f"{_CHECK}:check_{name}",
+        traceable=False,
+    )
+
+
+def _kernels(own: Kernel, name: str, why: str, prepare: str = "", prepared: int = 0) -> tuple[Kernel, Kernel]:
+    """Return the Triton kernel and the reference of a function; `prepare` changes learned weights."""
+    plain = Kernel(
+        name,
+        f"{_REFERENCE}:{name}",
+        why,
+        prepare=prepare,
+        prepared=prepared if prepare else 0,
+        specialize=with_fields(fused=False),
+        by_autograd=f"{_BY_AUTOGRAD}:{name}",
+    )
+    own = replace(own, function=f"{_FUSED}:{name}", by_autograd=plain.by_autograd)
+    return replace(own, prepare=plain.prepare, prepared=plain.prepared), plain
 
 
 @dataclass(frozen=True)
@@ -72,23 +110,21 @@ class StreamMaps(Operation):
     streams: int
     constraint: Constraint
 
+    fused: bool = field(default=False, kw_only=True)
+
     decoding = LOCAL
+    checked = (_by_triton("maps", "one product; the norm behind it and the rest by one kernel"),)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """One product with the streams, divided by their norm afterwards."""
-        name = "maps_free" if self.constraint == "none" else f"maps_{self.constraint}"
-        why = "not fused: one product, divided by the norm behind it"
-        return (
-            Kernel(
-                name,
-                f"{_REFERENCE}:{name}",
-                why,
-                prepare=f"{_REFERENCE}:pack",
-                prepared=3,
-                by_autograd=f"{_BY_AUTOGRAD}:{name}",
-            ),
-        )
+        why = "one product, divided by the norm behind it"
+        return _kernels(self.checked[0], self.function, why, f"{_REFERENCE}:pack", 3)
+
+    @property
+    def function(self) -> str:
+        """The name of the function."""
+        return "maps_free" if self.constraint == "none" else f"maps_{self.constraint}"
 
     @property
     def columns(self) -> int:
@@ -118,9 +154,21 @@ class StreamMaps(Operation):
         reads = self.width if self.constraint == "none" else self.streams * self.width
         return 2 * self.elements * reads
 
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
+        """With the kernel: the norm and the product read the streams, the rest the product and the norm."""
+        if not self.fused:
+            return read + written
+        return 2 * read + 3 * written + 2 * at.stream_bytes * self._norms
+
+    @property
+    def _norms(self) -> int:
+        return self.streams if self.constraint == "none" else 1
+
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the streams, their norms, the projection and its activation."""
+        """Save the streams, their norms, the projection and, without the kernel, its activation."""
         size, n = at.stream_bytes, self.streams
+        if self.fused:
+            return SavedTensors(inputs=(0,), extra=size * (self.elements + self._norms))
         kept = {
             "none": size * (2 * self.elements + n),
             "diagonal": size * (2 * self.elements + 1),
@@ -129,9 +177,15 @@ class StreamMaps(Operation):
         return SavedTensors(inputs=(0,), extra=kept[self.constraint])
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, the vectors of all Sinkhorn iterations are recomputed before gradients of streams."""
+        """Backward, the vectors of all Sinkhorn iterations are recomputed before gradients of streams.
+
+        With the kernel they stay in registers; there are gradients of the streams, projection and norms.
+        """
         n, maps = self.streams, at.stream_bytes * self.elements
         extra = self.saved(at).extra
+        if self.fused:
+            backward = flow.grad_inputs + extra
+            return WorkspaceBytes(flow.outputs + extra, backward, backward)
         if self.constraint != "doubly_stochastic":
             return WorkspaceBytes(
                 flow.outputs + extra + maps, flow.grad_inputs + 2 * maps, flow.grad_inputs + 2 * maps
@@ -152,23 +206,18 @@ class ReadStreams(Operation):
     dynamic: bool
     constraint: Constraint
 
+    fused: bool = field(default=False, kw_only=True)
+
     decoding = LOCAL
+    checked = (_by_triton("read", "streams weighted and summed by one kernel, each read once"),)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """A weighted sum; constrained static weights are computed once per forward pass."""
         if self.dynamic:
-            return (
-                Kernel(
-                    "read_dynamic",
-                    f"{_REFERENCE}:read_dynamic",
-                    "not fused: weighted by each token's maps",
-                    by_autograd=f"{_BY_AUTOGRAD}:read_dynamic",
-                ),
-            )
+            return _kernels(self.checked[0], "read_dynamic", "weighted by each token's maps")
         prepare = "" if self.constraint == "none" else f"{_REFERENCE}:share"
-        name, why = "read_static", "not fused: weights times the streams as rows"
-        return (_static(name, why, prepare, 1),)
+        return _kernels(self.checked[0], "read_static", "weights times the streams as rows", prepare, 1)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.streams, self.width), *maps_shape(self))
@@ -183,8 +232,9 @@ class ReadStreams(Operation):
         return SavedTensors(inputs=(0, 1) if self.dynamic else (0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, the output and the weighted streams that it sums; backward, the gradients of inputs."""
-        streams = at.stream_bytes * self.streams * self.width if self.dynamic else 0
+        """Forward, the output, and without the kernel weighted streams; backward, the gradients of inputs."""
+        apart = self.dynamic and not self.fused
+        streams = at.stream_bytes * self.streams * self.width if apart else 0
         return WorkspaceBytes(flow.outputs + streams, flow.grad_inputs, flow.grad_inputs)
 
 
@@ -197,23 +247,23 @@ class WriteStreams(Operation):
     dynamic: bool
     constraint: Constraint
 
+    fused: bool = field(default=False, kw_only=True)
+
     passes_on = 0
     decoding = LOCAL
+    checked = (_by_triton("write", "streams mixed and the update added by one kernel, each read once"),)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """One product, or one factor per stream if the mix is diagonal; the update is added in place."""
         apart = self.constraint == "diagonal"
-        why = (
-            "not fused: streams scaled, the update added"
-            if apart
-            else "not fused: streams mixed by one product, the update added"
-        )
+        how = "streams scaled" if apart else "streams mixed by one product"
+        name, prepare = "write_static", f"{_REFERENCE}:static_{self.constraint}"
         if self.dynamic:
-            name = "write_dynamic"
-            return (Kernel(name, f"{_REFERENCE}:{name}", why, by_autograd=f"{_BY_AUTOGRAD}:{name}"),)
-        prepare = "" if self.constraint == "none" else f"{_REFERENCE}:static_{self.constraint}"
-        return (_static("write_static", why, prepare, 2),)
+            name, prepare = "write_dynamic", ""
+        elif self.constraint == "none":
+            prepare = ""
+        return _kernels(self.checked[0], name, f"{how}, the update added", prepare, 2)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.streams, self.width), (self.width,), *maps_shape(self))
@@ -235,18 +285,16 @@ class WriteStreams(Operation):
         return SavedTensors(inputs=(0, 1, 2) if self.dynamic else (0, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, the mixed streams; backward, gradients of inputs or products to be summed, if larger."""
+        """Forward, the mixed streams; backward, gradients of inputs or products to be summed, if larger.
+
+        The kernel sums in registers.
+        """
+        if self.fused:
+            return super().workspace(at, flow)
         columns = maps_shape(self)[0][1] + self.width if self.dynamic else 0
         sums = at.stream_bytes * (self.streams * columns + self.width)
         backward = largest(flow.grad_inputs, sums)
         return WorkspaceBytes(flow.outputs, backward, backward)
-
-
-def _static(name: str, why: str, prepare: str, prepared: int) -> Kernel:
-    """Return a kernel with learned weights, which `prepare` constrains."""
-    functions = f"{_REFERENCE}:{name}", f"{_BY_AUTOGRAD}:{name}"
-    count = prepared if prepare else 0
-    return Kernel(name, functions[0], why, prepare=prepare, prepared=count, by_autograd=functions[1])
 
 
 def mix_shape(streams: int, constraint: Constraint) -> Shape:
