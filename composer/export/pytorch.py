@@ -115,12 +115,15 @@ _MODEL = '''class Model(nn.Module):
         return {logits}, {loss}
 
     @torch.no_grad()
-    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, stop=()):
+    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, top_p=1.0, stop=()):
         """Continue tokens [B, S], by the likeliest ones where the temperature is 0.
 
+        Others are sampled among the `top_k` likeliest and the fewest whose probabilities sum to `top_p`.
         A row ends after any token of `stop`, with which it is filled as long as other rows go on.
         """
         training, prompt, device = self.training, tokens.shape[1], tokens.device
+        if prompt + max_new_tokens > self.context:
+            raise ValueError(f"{{prompt}} tokens and {{max_new_tokens}} new ones: expected at most {context}")
         self.eval()
         stop = torch.tensor([stop] if isinstance(stop, int) else [*stop], dtype=tokens.dtype, device=device)
         ended = torch.zeros_like(tokens[:, :1], dtype=torch.bool)
@@ -137,9 +140,10 @@ _MODEL = '''class Model(nn.Module):
             if temperature == 0:
                 following = scores.argmax(-1, keepdim=True)
             else:
-                if top_k is not None:
-                    scores = scores.masked_fill(scores < scores.topk(top_k).values[:, -1:], -torch.inf)
-                following = torch.multinomial((scores / temperature).softmax(-1), 1)
+                shares, likeliest = (scores / temperature).softmax(-1).topk(min(top_k or {vocab}, {vocab}))
+                before = shares.cumsum(-1) - shares
+                shares = shares * (before < top_p * shares.sum(-1, keepdim=True))
+                following = likeliest.gather(-1, torch.multinomial(shares, 1))
             following = torch.where(ended, tokens[:, -1:], following)
             tokens = torch.cat((tokens, following), 1)
             counts += torch.stack((finite, running))

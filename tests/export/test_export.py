@@ -123,6 +123,26 @@ def test_rows_end_where_ours_do_after_a_stop_token():
     assert theirs.training
 
 
+LIMITS = [{"top_k": 4}, {"top_p": 0.6}, {"top_k": 4, "top_p": 0.8}, {"top_k": 99, "top_p": 0.6}]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_tokens_are_sampled_among_those_that_ours_are(limit):
+    model = compiled(composer.load(FAMILY / "llama.yaml")).eval()
+    theirs = module_of(export(model).source).Model()
+    theirs.load_state_dict(export(model).weights)
+    tokens = tokens_for(model.spec, 1, 3).expand(2000, -1)
+    torch.manual_seed(0)
+    made, wanted = (each.generate(tokens, 1, temperature=0.7, **limit)[:, -1] for each in (theirs, model))
+    assert set(made.tolist()) == set(wanted.tolist())
+
+
+def test_an_exported_model_refuses_more_tokens_than_its_context():
+    model = module_of(export(composer.compile(FAMILY / "llama.yaml")).source).Model()
+    with pytest.raises(ValueError, match="2 tokens and 47 new ones: expected at most 48"):
+        model.generate(torch.tensor([[1, 2]]), 47)
+
+
 def test_an_exported_model_with_broken_weights_says_so():
     model = module_of(export(composer.compile(FAMILY / "llama.yaml")).source).Model()
     for each in model.parameters():
