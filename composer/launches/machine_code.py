@@ -55,8 +55,11 @@ _TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "depth_attention.backward": _slots,
     "depth_attention.pull": lambda given: given["rows"],
     "expert_attention.add_products": _rows,
-    "mix.attend": lambda given: given["reads"],
-    "mix.attend_backward": _values,
+    **dict.fromkeys(
+        ("mix_kernels.attend", "mix_kernels.weigh", "mix_kernels.weigh_backward"),
+        lambda given: given["reads"],
+    ),
+    "mix_kernels.attend_backward": _values,
     "expert_attention.gate_up": lambda given: ceil(given["WIDTH"] / given["BLOCK_WIDTH"]),
     "streams.maps": lambda given: given["ITERATIONS"],
     "streams.maps_backward": lambda given: given["ITERATIONS"],

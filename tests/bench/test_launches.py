@@ -99,9 +99,9 @@ ADDED = {
     "model.residual={streams: 4}": (74, 212, 37),
     "model.residual={streams: 4, constrain: diagonal}": (74, 209, 37),
     "model.residual={streams: 4, constrain: doubly_stochastic}": (74, 212, 37),
-    "model.residual={mix: static}": (226, 469, 38),
+    "model.residual={mix: static}": (32, 81, 13),
     "model.residual={mix: learned_query}": (32, 63, 13),
-    "model.residual={mix: token}": (389, 648, 51),
+    "model.residual={mix: token}": (105, 186, 17),
     "model.residual={mix: relu_query}": (811, 1934, 105),
 }
 

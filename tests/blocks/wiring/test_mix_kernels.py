@@ -1,5 +1,6 @@
 """Residual mixes by Triton kernels: outputs and gradients of the references, at odd sizes."""
 
+from dataclasses import replace
 from functools import partial as bound
 
 import pytest
@@ -13,9 +14,9 @@ from blocks.ir.kernel import Target
 from blocks.ir.operation import LoopIndex
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.tensors import DTYPES
-from blocks.primitives.fused import sum_gain
-from blocks.wiring.residual.mix import reference
-from blocks.wiring.residual.mix.operations import AttendValues, MixValues
+from blocks.wiring.residual.mix import reference, token_reference
+from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues
+from blocks.wiring.residual.mix.token_operations import NormLatest, SumByToken
 from composer.graph.compile import compile_graph
 from composer.module import model as module
 from composer.module.emission.emit import resolve
@@ -23,8 +24,13 @@ from composer.module.model import ComposedModel
 from composer.testing.memory import LiveBytes
 
 pytest.importorskip("triton")
-check = pytest.importorskip("blocks.wiring.residual.mix.check", exc_type=ImportError)
-from blocks.wiring.residual.mix import fused, kernel  # noqa: E402
+check = pytest.importorskip("blocks.wiring.residual.mix.mix_kernels.check", exc_type=ImportError)
+from blocks.wiring.residual.mix.mix_kernels import (  # noqa: E402
+    attend_kernel,
+    fused,
+    latest_kernel,
+    weigh_kernel,
+)
 
 
 @pytest.fixture
@@ -45,7 +51,12 @@ def planned(here, monkeypatch):
     return here
 
 
-MIXES = {"learned_query": "attend"}
+# the operation of each mix, and the module of its reference
+MIXES = {
+    "learned_query": (AttendValues, reference),
+    "static": (SumValues, reference),
+    "token": (SumByToken, token_reference),
+}
 # batch, sequence, width, heads, values
 SIZES = {
     "one element": (1, 1, 1, 1, 1),
@@ -61,20 +72,27 @@ def drawn(shape, where, seed):
     return torch.randn(shape, generator=draw).to(where)
 
 
-def weights_of(mix, width, heads, most, where):
-    return [drawn((width,), where, 99) * width**-0.5]
+def operation_of(mix, width, heads, most, partial=False):
+    sizes = (width, heads) if mix == "learned_query" else (width, heads, most)
+    return MIXES[mix][0](*sizes, partial=partial, fused=True)
 
 
-def states(functions, mix, heads, partial, start, values, weights):
+def states(plain, operation, start, values, weights, by_token):
     """Return what each sublayer reads, where it writes a value made of that."""
+    kernel = operation.kernels[-1 if plain else 0]
+    weights = resolve(kernel.prepare)(*weights) if kernel.prepare else weights
     memory, token = reference.values(start[..., 0], len(values), start.shape[-1])
     made = []
     for slot, value in enumerate([*values, None]):
-        own = [start, value * 2] if partial and value is not None else [start]
+        own = [start] if value is None or operation.own == 1 else [start, value * 2]
         # of many, some
         if slot % 13 < 3 or value is None:
-            read = bound(getattr(functions, MIXES[mix]), reads=slot, heads=heads)
-            made.append(read(*own, token, memory, *weights))
+            dynamic = [by_token * slot] if isinstance(operation, SumByToken) else []
+            read = bound(resolve(kernel.function), **operation.arguments() | {"reads": slot})
+            made.append(read(*own, *dynamic, token, memory, *weights))
+            if dynamic:
+                norm = (token_reference if plain else fused).norm_latest
+                made.append(norm(own[-1], token, memory, 0 if len(own) > 1 else slot))
         if value is not None:
             token = reference.write(value + made[-1], token, memory, slot)
     return torch.stack(made)
@@ -91,39 +109,46 @@ def near(made, wanted, tolerance):
 @pytest.mark.parametrize("mix", MIXES)
 def test_mixes_and_their_gradients_are_those_of_the_reference(here, monkeypatch, mix, size, partial):
     # each program has several tiles
-    monkeypatch.setattr(kernel, "PROGRAMS", 2)
+    monkeypatch.setattr(attend_kernel, "PROGRAMS", 2)
     *shape, heads, count = SIZES[size]
+    most = count + 3
+    operation = operation_of(mix, shape[-1], heads, most, partial)
     given = [drawn(shape, here, n) for n in range(count + 1)]
-    given += weights_of(mix, shape[-1], heads, count + 2, here)
+    # a slice, as of a joined projection
+    given.append(drawn((*shape[:2], 2, most, heads), here, 98))
+    given += [drawn(each, here, 99) * each[-1] ** -0.5 for each in operation.weight_shapes()]
     results = []
-    for functions, dtype in ((fused, torch.float32), (reference, torch.float64)):
+    for plain, dtype in ((False, torch.float32), (True, torch.float64)):
         leaves = [each.to(dtype).requires_grad_() for each in given]
-        (start, *values), weights = leaves[: count + 1], leaves[count + 1 :]
-        if functions is fused and mix == "learned_query":
-            weights = sum_gain(*weights)
-        made = states(functions, mix, heads, partial, start, values, weights)
+        (start, *values), (joined, *weights) = leaves[: count + 1], leaves[count + 1 :]
+        made = states(plain, operation, start, values, weights, joined[:, :, 1])
         gradient = torch.linspace(-1, 1, made.numel(), device=here, dtype=dtype).view_as(made)
-        grads = torch.autograd.grad(made, leaves, gradient, retain_graph=True)
-        again = torch.autograd.grad(made, leaves, gradient)
+        wanted = {"allow_unused": True, "materialize_grads": True}
+        grads = torch.autograd.grad(made, leaves, gradient, retain_graph=True, **wanted)
+        again = torch.autograd.grad(made, leaves, gradient, **wanted)
         assert all(torch.equal(one, other) for one, other in zip(grads, again, strict=True))
         results.append([made.detach(), *grads])
     near(*results, 1e-5)
 
 
-def test_off_a_gpu_the_references_run(monkeypatch):
-    monkeypatch.setattr(kernel, "attend_forward", None)
-    start, value, query = (drawn((1, 2, 6), "cpu", n) for n in range(3))
-    results = [
-        states(functions, "learned_query", 1, True, start, [value], [query[0, 0]])
-        for functions in (fused, reference)
-    ]
-    assert torch.equal(*results)
+@pytest.mark.parametrize("mix", MIXES)
+def test_off_a_gpu_the_references_run(monkeypatch, mix):
+    for each in (attend_kernel, weigh_kernel, latest_kernel):
+        monkeypatch.setattr(each, "Launch", None)
+    operation = operation_of(mix, 6, 1, 3, partial=True)
+    start, value = (drawn((1, 2, 6), "cpu", n) for n in range(2))
+    weights = [drawn(shape, "cpu", 9) for shape in operation.weight_shapes()]
+    by_token = drawn((1, 2, 3, 1), "cpu", 8)
+    both = (states(plain, operation, start, [value], weights, by_token) for plain in (False, True))
+    assert torch.equal(*both)
 
 
 def peaks(operation, tokens):
     """Return the bytes that the forward and the backward pass at most add to those in use."""
     draw = bound(drawn, (1, tokens, operation.width), "cpu")
     own = [draw(n).requires_grad_() for n in range(operation.own)]
+    if isinstance(operation, SumByToken):
+        own.append(drawn((1, tokens, operation.most, operation.heads), "cpu", 7).requires_grad_())
     weights = [drawn(shape, "cpu", 9).requires_grad_() for shape in operation.weight_shapes()]
     memory, token = reference.values(own[0][..., 0], 2, operation.width)
     for slot in range(2):
@@ -140,54 +165,58 @@ def peaks(operation, tokens):
 
 
 @pytest.mark.parametrize("partial", [False, True])
-@pytest.mark.parametrize("kind", [AttendValues])
-def test_kernels_allocate_what_they_declare(here, monkeypatch, kind, partial):
+@pytest.mark.parametrize("mix", MIXES)
+def test_kernels_allocate_what_they_declare(here, monkeypatch, mix, partial):
     if here != "cpu":
         pytest.skip("storages are counted on a CPU")
     # partial sums that do not grow with the tokens are gradients of weights
-    monkeypatch.setattr(kernel, "PROGRAMS", 1)
-    reads = LoopIndex(2)
-    operation = kind(12, 3, *[4] * (kind is not AttendValues), partial=partial, reads=reads, fused=True)
+    monkeypatch.setattr(attend_kernel, "PROGRAMS", 1)
+    operation = replace(operation_of(mix, 12, 3, 5, partial), reads=LoopIndex(2))
     few, many = (peaks(operation, tokens) for tokens in (64, 192))
     size = 4 * 12
-    flow = IOBytes(operation.own * size, size, 0)
+    flow = IOBytes(operation.own * size + (4 * 5 * 3) * (mix == "token"), size, 0)
     declared = operation.workspace(CostContext(192, tokens=192, device="cuda"), flow)
     per_token = [(large - small) / 128 for small, large in zip(few, many, strict=True)]
     # the first read allocates the gradients of the slots
     assert per_token == [declared.forward, declared.backward + 2 * size]
 
 
-CHECKS = {"check_attend": (AttendValues, ())}
+CHECKS = {
+    "check_attend": lambda width, heads: AttendValues(width, heads),
+    "check_weigh": lambda width, heads: SumByToken(width, heads, 4),
+    "check_norm": lambda width, heads: NormLatest(width),
+}
 
 
 @pytest.mark.parametrize("sizes", [None, (12, 1), (35, 5), (1025, 1)])
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.gpu)])
 def test_right_kernels_pass_their_self_test(where, name, sizes, dtype):
-    kind, more = CHECKS[name]
-    operation = None if sizes is None else kind(*sizes, *more)
     before = torch.get_rng_state()
     with torch.autocast(where, torch.bfloat16), torch.inference_mode():
-        assert getattr(check, name)(operation, Target(where, dtype)) == ""
+        assert getattr(check, name)(sizes and CHECKS[name](*sizes), Target(where, dtype)) == ""
     assert torch.equal(torch.get_rng_state(), before)
 
 
 WRONG = [
-    ("check_attend", kernel, "attend_forward", "output is off"),
-    ("check_attend", kernel, "attend_backward", "gradient of the start is off"),
+    ("check_attend", attend_kernel, "attend_forward", "output"),
+    ("check_attend", attend_kernel, "attend_backward", "gradient of the start"),
+    ("check_weigh", weigh_kernel, "weigh_forward", "output"),
+    ("check_weigh", weigh_kernel, "weigh_backward", "gradient of the weights"),
+    ("check_norm", latest_kernel, "norm_forward", "norm"),
 ]
 
 
-@pytest.mark.parametrize(("name", "owner", "function", "message"), WRONG)
-def test_self_tests_name_what_is_wrong(where, monkeypatch, name, owner, function, message):
+@pytest.mark.parametrize(("name", "owner", "function", "what"), WRONG)
+def test_self_tests_name_what_is_wrong(where, monkeypatch, name, owner, function, what):
     right = getattr(owner, function)
 
     def off(*given):
-        first, *others = right(*given)
-        return first * 1.2, *others
+        made = right(*given)
+        return made * 1.2 if isinstance(made, torch.Tensor) else (made[0] * 1.2, *made[1:])
 
     monkeypatch.setattr(owner, function, off)
-    assert getattr(check, name)(None, Target(where)).startswith(message)
+    assert getattr(check, name)(None, Target(where)).startswith(f"{what} is off by ")
 
 
 TREES = {
@@ -196,6 +225,13 @@ TREES = {
         "stack": 2,
         "step": ["s", "f"],
         "residual": {"mix": "learned_query", "over": "blocks"},
+    },
+    "static": {"recur": 2, "step": ["s", "f"], "residual": {"mix": "static", "heads": 3, "over": 2}},
+    "token": {"recur": 2, "step": ["s", "f"], "residual": {"mix": "token", "views": ["q", "v"]}},
+    "token, states": {
+        "stack": 2,
+        "step": ["s", "f"],
+        "residual": {"mix": "token", "of": "states", "over": 2},
     },
 }
 
@@ -206,7 +242,7 @@ def spec_of(case):
 
 def chosen(graph):
     every = (each for body, _ in graphs(graph) for each in operations(body))
-    return {data.kernel.name for _, operation, data in every if isinstance(operation, MixValues)}
+    return {data.kernel.name for _, operation, data in every if isinstance(operation, MixValues | NormLatest)}
 
 
 @pytest.mark.parametrize("case", TREES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel, Target, with_fields
@@ -13,15 +13,15 @@ from blocks.ir.operation import ORIGIN, LoopIndex, expect
 from blocks.ir.tensor_type import ORDER, Shape, TensorType
 from blocks.kernels.gpu import off_triton
 from blocks.kernels.slots import DepthCache, SlotRead, SlotWrite
-from blocks.wiring.residual.mix.tiles import LARGEST, elements
+from blocks.wiring.residual.mix.mix_kernels.tiles import LARGEST, elements
 
 _REFERENCE = "blocks.wiring.residual.mix.reference"
-_FUSED = "blocks.wiring.residual.mix.fused"
-_CHECK = "blocks.wiring.residual.mix.check"
+_FUSED = "blocks.wiring.residual.mix.mix_kernels.fused"
+_CHECK = "blocks.wiring.residual.mix.mix_kernels.check"
 _BY_AUTOGRAD = "blocks.wiring.residual.mix.by_autograd"
 
 
-def unfit(operation: MixValues, target: Target) -> str:
+def unfit(operation: Any, target: Target) -> str:
     """Return why the Triton kernels cannot run an operation, or "" if they can."""
     larger = elements(operation.heads, operation.width) > LARGEST
     return off_triton(operation, target) or (f"values are longer than {LARGEST}, padded" if larger else "")
@@ -130,13 +130,23 @@ class SumValues(MixValues):
     most: int
     partial: bool = False
     reads: LoopIndex = ORIGIN
+    fused: bool = field(default=False, kw_only=True)
 
     span: Literal["inclusive"] = "inclusive"
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
+        Kernel(
+            "triton_sum_values",
+            f"{_FUSED}:weigh",
+            "one kernel; each value is read once",
+            unfit,
+            specialize=with_fields(fused=True),
+            check=f"{_CHECK}:check_weigh",
+        ),
         Kernel(
             "sum_values",
             f"{_REFERENCE}:weigh",
             "not fused: elementwise, value by value",
+            specialize=with_fields(fused=False),
             by_autograd=f"{_BY_AUTOGRAD}:weigh",
         ),
     )
@@ -154,10 +164,20 @@ class SumValues(MixValues):
         return SavedTensors(inputs=tuple(range(self.own)))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The fp32 sum and a value; backward, a product and the gradients of values outside of slots."""
+        """The fp32 sum and a value; backward, a product and the gradients of values outside of slots.
+
+        The kernel needs the sum; backward, gradients of values outside of slots, and of each token's weights.
+        """
+        if self.fused:
+            backward = flow.grad_inputs + self.weight_gradients(at)
+            return WorkspaceBytes(flow.outputs, backward, backward)
         full, copy = 4 * self.width, at.widened * self.width
         gradient = full if at.stream_bytes < 4 else 0
         return WorkspaceBytes(full + copy, (1 + self.own) * full + gradient, flow.grad_inputs)
+
+    def weight_gradients(self, at: CostContext) -> float:
+        """Return the bytes per token of the fp32 gradients of each token's weights under the kernel."""
+        return 4 * self.most * self.heads
 
 
 class ScoreValues(MixValues):

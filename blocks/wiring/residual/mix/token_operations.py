@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
-from blocks.ir.kernel import Kernel
+from blocks.ir.kernel import Kernel, with_fields
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.slots import SlotRead
-from blocks.wiring.residual.mix.operations import SumValues, values_of
+from blocks.wiring.residual.mix.operations import SumValues, unfit, values_of
 
 _REFERENCE = "blocks.wiring.residual.mix.token_reference"
+_FUSED = "blocks.wiring.residual.mix.mix_kernels.fused"
+_CHECK = "blocks.wiring.residual.mix.mix_kernels.check"
 _BY_AUTOGRAD = "blocks.wiring.residual.mix.by_autograd"
 
 
@@ -28,13 +30,24 @@ class NormLatest(SlotRead):
     width: int
     partial: bool = False
     reads: LoopIndex = ORIGIN
+    fused: bool = field(default=False, kw_only=True)
 
+    heads = 1
     span: Literal["inclusive"] = "inclusive"
     kernels = (
+        Kernel(
+            "triton_norm_latest",
+            f"{_FUSED}:norm_latest",
+            "one kernel; the value is read once",
+            unfit,
+            specialize=with_fields(fused=True),
+            check=f"{_CHECK}:check_norm",
+        ),
         Kernel(
             "norm_latest",
             f"{_REFERENCE}:norm_latest",
             "one slot, elementwise",
+            specialize=with_fields(fused=False),
             by_autograd=f"{_BY_AUTOGRAD}:norm_latest",
         ),
     )
@@ -51,11 +64,13 @@ class NormLatest(SlotRead):
         return at.compute_bytes * self.width + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the input and the fp32 scale of the latest value."""
-        return SavedTensors(inputs=(0,), extra=4)
+        """Save the input; plain PyTorch also saves the fp32 scale of the latest value."""
+        return SavedTensors(inputs=(0,), extra=0 if self.fused else 4)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """A slot in fp32 and the result; backward, two fp32 tensors."""
+        """A slot in fp32 and the result; backward, two fp32 tensors. The kernel needs none."""
+        if self.fused:
+            return WorkspaceBytes(flow.outputs, flow.grad_inputs, flow.grad_inputs)
         full, copy = 4 * self.width, 0 if self.partial else at.widened * self.width
         return WorkspaceBytes(full + copy + 4, 2 * full + copy + 4, flow.grad_inputs)
 
@@ -69,9 +84,18 @@ class SumByToken(SumValues):
 
     kernels = (
         Kernel(
+            "triton_sum_by_token",
+            f"{_FUSED}:weigh_by_token",
+            "one kernel; each value is read once",
+            unfit,
+            specialize=with_fields(fused=True),
+            check=f"{_CHECK}:check_weigh",
+        ),
+        Kernel(
             "sum_by_token",
             f"{_REFERENCE}:weigh_by_token",
             "not fused: elementwise, value by value",
+            specialize=with_fields(fused=False),
             by_autograd=f"{_BY_AUTOGRAD}:weigh_by_token",
         ),
     )
@@ -87,9 +111,15 @@ class SumByToken(SumValues):
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """fp32 weights and sum, a value; backward, a product, gradients of values outside of slots."""
+        if self.fused:
+            return super().workspace(at, flow)
         read, most = self.heads * self.values(at), 4 * self.heads * self.most
         full, copy = 4 * self.width, at.widened * self.width
         forward = largest(at.widened * read, full + copy)
         gradient = full if at.stream_bytes < 4 else 0
         backward = largest(at.widened * read, most + (1 + self.own) * full + gradient)
         return WorkspaceBytes(4 * read + forward, 4 * read + backward, flow.grad_inputs)
+
+    def weight_gradients(self, at: CostContext) -> float:
+        """In fp32 they are the gradients of an input."""
+        return super().weight_gradients(at) if at.widened else 0

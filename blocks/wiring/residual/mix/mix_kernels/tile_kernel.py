@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from blocks.kernels.gpu import architecture, on, padded
-from blocks.wiring.residual.mix.tiles import Pass, Shape, tile
+from blocks.wiring.residual.mix.mix_kernels.tiles import Pass, Shape, tile
 
 
 class Launch:

@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from blocks.primitives.reference import EPS
-from blocks.wiring.residual.mix.tile_kernel import Launch, load, load_heads, place, store
-from blocks.wiring.residual.mix.tiles import PROGRAMS
+from blocks.wiring.residual.mix.mix_kernels.tile_kernel import Launch, load, load_heads, place, store
+from blocks.wiring.residual.mix.mix_kernels.tiles import PROGRAMS
 
 
 def attend_forward(own: Sequence[Tensor], slots: Tensor, query: Tensor, heads: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from blocks.kernels.gpu import padded
 from blocks.kernels.tiles import Tiles
 
-Pass = Literal["attend", "attend_backward"]
+Pass = Literal["attend", "attend_backward", "weigh", "weigh_backward", "norm_latest", "norm_latest_backward"]
 
 PROGRAMS = 1024
 """The most programs of a backward kernel; each writes one row of partial sums of a weight's gradient."""
@@ -42,8 +42,8 @@ MEASURED: dict[Shape, Tile] = {}
 _ELEMENTS = 1024
 """The most elements of a block, unless one token has more."""
 
-_PER_THREAD: dict[Pass, int] = {"attend": 32, "attend_backward": 16}
-"""Elements of one block per thread; the forward pass holds three blocks, the backward pass five to six."""
+_PER_THREAD, _FEW = 32, 16
+"""Elements of one block per thread; the backward pass of `attend` holds five to six blocks, others three."""
 
 
 def elements(heads: int, width: int) -> int:
@@ -54,7 +54,8 @@ def elements(heads: int, width: int) -> int:
 def _derived(shape: Shape) -> Tile:
     row = elements(shape.heads, shape.width)
     tokens = max(1, _ELEMENTS // row)
-    return Tile(tokens, max(1, min(16, tokens * row // (32 * _PER_THREAD[shape.kernel]))))
+    per_thread = _FEW if shape.kernel == "attend_backward" else _PER_THREAD
+    return Tile(tokens, max(1, min(16, tokens * row // (32 * per_thread))))
 
 
 tile = Tiles(_derived, MEASURED)

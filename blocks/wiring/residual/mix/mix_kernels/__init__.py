@@ -1,0 +1,1 @@
+"""Triton kernels of residual mixes, and the functions that run them."""

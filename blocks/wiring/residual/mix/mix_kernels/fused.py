@@ -1,0 +1,149 @@
+"""Residual mixes with Triton kernels: the functions of the references, with the same gradients.
+
+Each read adds to the gradients of the slots, as in the reference; the first one of a backward pass writes
+them. On a CPU, to which a model planned for a GPU may be moved, the references run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from blocks.kernels.backward_passes import running
+from blocks.kernels.tensors import fits
+from blocks.kernels.weight_sums import WeightSum, sum_of
+from blocks.primitives.fused import summed_shares
+from blocks.wiring.residual.mix import reference, token_reference
+from blocks.wiring.residual.mix.mix_kernels import attend_kernel, latest_kernel, weigh_kernel
+from blocks.wiring.residual.mix.reference import ValueMemory
+
+
+def attend(*given: Any, reads: int, heads: int) -> Tensor:
+    """Return the sum of values weighted by a softmax over query . RMSNorm(value).
+
+    The values are the start, the first `reads` slots and the partial. `given` are the start, the partial if
+    there is one, the order token, the memory and the query [width].
+    """
+    *own, token, memory, query = given
+    if not fits(*own, query, memory.values):
+        return reference.attend(*given, reads=reads, heads=heads)
+    shares = sum_of(query)
+    result: Tensor = _Attend.apply(token, memory, query, shares, reads, heads, *own)  # type: ignore[no-untyped-call]
+    return result
+
+
+def weigh(*given: Any, reads: int, heads: int) -> Tensor:
+    """Return the same with weights [most, heads] by distance, from the latest value back."""
+    *own, token, memory, weights = given
+    if not fits(*own, weights, memory.values):
+        return reference.weigh(*given, reads=reads, heads=heads)
+    result: Tensor = _Weigh.apply(token, memory, weights, None, reads, *own)  # type: ignore[no-untyped-call]
+    return result
+
+
+def weigh_by_token(*given: Any, reads: int, heads: int) -> Tensor:
+    """Return the same with weights per token [batch, sequence, most, heads], plus learned ones [most, heads].
+
+    The former are given before the order token, the latter last.
+    """
+    *own, dynamic, token, memory, static = given
+    if not fits(*own, dynamic, static, memory.values):
+        return token_reference.weigh_by_token(*given, reads=reads, heads=heads)
+    result: Tensor = _Weigh.apply(token, memory, static, dynamic, reads, *own)  # type: ignore[no-untyped-call]
+    return result
+
+
+def norm_latest(value: Tensor, token: Tensor, memory: ValueMemory, reads: int) -> Tensor:
+    """Return v / rms(v) of slot `reads` - 1, or of `value` if `reads` is 0."""
+    if not fits(value, memory.values):
+        return token_reference.norm_latest(value, token, memory, reads)
+    result: Tensor = _NormLatest.apply(value, token, memory, reads)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        token: Tensor,
+        memory: ValueMemory,
+        query: Tensor,
+        shares: WeightSum | None,
+        reads: int,
+        heads: int,
+        *own: Tensor,
+    ) -> Tensor:
+        ctx.memory, ctx.shares, ctx.reads, ctx.made = memory, shares, reads, running()
+        out, log_sum = attend_kernel.attend_forward(own, memory.values[:reads], query, heads)
+        ctx.save_for_backward(query, out, log_sum, *own)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        memory, reads = ctx.memory, ctx.reads
+        memory.check(ctx.made)
+        query, out, log_sum, *own = ctx.saved_tensors
+        so_far: dict[int, Tensor] = (ctx.shares and ctx.shares.so_far()) or {}
+        to_slots, add = memory.gradients_of(reads)
+        given = (own, memory.values[:reads], query, out, log_sum, gradient, to_slots, add, so_far)
+        to_own = attend_kernel.attend_backward(*given)
+        to_query = None
+        if ctx.shares is None:
+            to_query = summed_shares(so_far).to(query.dtype)
+        elif ctx.needs_input_grad[2]:
+            ctx.shares.put(so_far, summed_shares)
+        return None, None, to_query, None, None, None, *to_own
+
+
+class _Weigh(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        token: Tensor,
+        memory: ValueMemory,
+        static: Tensor,
+        dynamic: Tensor | None,
+        reads: int,
+        *own: Tensor,
+    ) -> Tensor:
+        ctx.memory, ctx.reads, ctx.made = memory, reads, running()
+        ctx.save_for_backward(static, dynamic, *own)
+        return weigh_kernel.weigh_forward(own, memory.values[:reads], static, dynamic)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        memory, reads = ctx.memory, ctx.reads
+        memory.check(ctx.made)
+        static, dynamic, *own = ctx.saved_tensors
+        given = (own, memory.values[:reads], static, dynamic, gradient, *memory.gradients_of(reads))
+        to_weights, *to_own = weigh_kernel.weigh_backward(*given)
+        to_static = to_weights.sum((0, 1)).to(static.dtype)
+        to_dynamic = None if dynamic is None else to_weights.to(dynamic.dtype)
+        return None, None, to_static, to_dynamic, None, *to_own
+
+
+class _NormLatest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, token: Tensor, memory: ValueMemory, reads: int) -> Tensor:
+        ctx.memory, ctx.reads, ctx.made = memory, reads, running()
+        ctx.save_for_backward(value)
+        return latest_kernel.norm_forward(memory.values[reads - 1] if reads else value, value.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        memory, reads = ctx.memory, ctx.reads
+        memory.check(ctx.made)
+        (value,) = ctx.saved_tensors
+        if reads:
+            into = memory.gradients()[reads - 1]
+            latest_kernel.norm_backward(memory.values[reads - 1], gradient, into, add=True)
+            return None, None, None, None
+        made = torch.empty_like(value)
+        latest_kernel.norm_backward(value, gradient, made, add=False)
+        return made, None, None, None
