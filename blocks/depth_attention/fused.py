@@ -29,7 +29,7 @@ from blocks.kernels.rotations import step_rotation
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.kernels.tensors import fits, in_heads
 from blocks.kernels.weight_sums import WeightSum, sum_of
-from blocks.primitives.fused import summed_shares
+from blocks.primitives.fused import put_shares, shares_of
 from blocks.primitives.rotary_kernel import rotate_back
 
 
@@ -167,15 +167,10 @@ class _Attend(torch.autograd.Function):
         if not ctx.part.stop:
             to_slopes = None if slopes is None or total else torch.zeros_like(slopes)
             return torch.zeros_like(query), None, None, None, None, to_slopes, None
-        shares: dict[int, Tensor] = (total.so_far() if total else None) or {}
+        shares = shares_of(total)
         bias = _bias(slopes, ctx.part, shares)
         to_query = _gradient(ctx.memory, ctx.part, ctx.turn, bias, ctx.place, query, gradient, *kept)
-        to_slopes = None
-        if ctx.needs_input_grad[5]:
-            if total:
-                total.put(shares, summed_shares)
-            else:
-                to_slopes = summed_shares(shares).to(slopes.dtype)
+        to_slopes = put_shares(total, shares, slopes.dtype) if ctx.needs_input_grad[5] else None
         return to_query, None, None, None, None, to_slopes, None
 
 

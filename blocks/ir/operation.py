@@ -168,6 +168,10 @@ class Operation(CostModel, Implementation, Decoding):
         """
         return None
 
+    def fused_inputs(self, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        """Return which of the inputs of both operations the fused one reads; None if it needs others."""
+        return inputs
+
 
 def expect(operation: Operation, got: Sequence[TensorType], *expected: Shape | TensorType) -> None:
     """Check the types of the inputs.

@@ -56,6 +56,11 @@ def add_before_norm(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int
     if index == last or not fits(a, b, gain):
         return reference.add_before_norm(a, b, gain, narrow, index, last)
     normed, total = add_norm(a, b, gain, narrow, shared=True)
+    return attach_norm(total, normed, gain)
+
+
+def attach_norm(total: Tensor, normed: Tensor, gain: Tensor) -> Tensor:
+    """Attach the norm of a tensor to it, for `precomputed_norm` with the same gain; return the tensor."""
     setattr(total, _AHEAD, _Ahead(normed, gain))
     return total
 
@@ -95,12 +100,25 @@ class _AddNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_norm: Tensor | None, of_total: Tensor | None) -> tuple[Tensor | None, ...]:
-        so_far: dict[int, Tensor] = ctx.shares.so_far() or {}
+        so_far = shares_of(ctx.shares)
         given = (of_norm, of_total, *ctx.saved_tensors, ctx.dtypes, so_far)
         to_a, to_b, _ = norm_kernel.add_norm_backward_shares(*given)
         if ctx.needs_input_grad[2]:
-            ctx.shares.put(so_far, summed_shares)
+            put_shares(ctx.shares, so_far, torch.float32)
         return to_a, to_b, None, None, None
+
+
+def shares_of(total: WeightSum | None) -> dict[int, Tensor]:
+    """Return the partial sums of a gradient so far, by their number, for kernels that add to them."""
+    return (total.so_far() if total else None) or {}
+
+
+def put_shares(total: WeightSum | None, shares: dict[int, Tensor], dtype: torch.dtype) -> Tensor | None:
+    """Give partial sums to a `WeightSum` and return None; without one return the gradient that they make."""
+    if total is None:
+        return summed_shares(shares).to(dtype)
+    total.put(shares, summed_shares)
+    return None
 
 
 def summed_shares(shares: dict[int, Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
@@ -82,6 +82,28 @@ def _with_sum(plain: Kernel, outputs: int) -> Kernel:
     )
 
 
+class Update(Operation):
+    """An operation on the update of a residual sum, which that can run itself."""
+
+    def added(self, total: Operation) -> Operation | None:
+        """Return the sum that also runs it on its second term, for a `Sum` of two or an `AddNorm`."""
+
+
+def add_update(total: Operation, position: int, producer: Operation, shared: bool) -> Operation | None:
+    """Return a sum that also runs the `Update` that makes its second term, or None."""
+    return producer.added(total) if position == 1 and not shared and isinstance(producer, Update) else None
+
+
+class ResidualSum(Operation):
+    """A sum into the residual stream."""
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return (TensorType(inputs[0].shape, widest(*inputs)),)
+
+    def before_norm(self, narrow: bool, index: LoopIndex, last: int) -> Operation | None:
+        """Return the sum that also makes the norm that begins the next step; None if there is none."""
+
+
 @dataclass(frozen=True)
 class AddNorm(Operation):
     """A residual sum followed by RMSNorm: (a, b) -> norm(a + b), and a + b if `shared`."""
@@ -94,7 +116,7 @@ class AddNorm(Operation):
 
     passes_on = 0
     decoding = LOCAL
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "triton_add_norm",
             f"{_FUSED}:add_norm",
@@ -120,6 +142,10 @@ class AddNorm(Operation):
         normed = TensorType(self.shape) if self.narrow else total
         return (normed, total) if self.shared else (normed,)
 
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Fuse what makes the second term, such as a gate."""
+        return add_update(self, position, producer, shared)
+
     def weight_shapes(self) -> tuple[Shape, ...]:
         return (self.shape[-1:],)
 
@@ -128,6 +154,10 @@ class AddNorm(Operation):
 
     def cast_output(self) -> Self:
         return replace(self, narrow=True)
+
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
+        """Also write the sum, for the backward pass, if it is no output."""
+        return read + written + (0 if self.shared else at.stream_bytes * prod(self.shape))
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Save the sum; plain PyTorch also saves one scale per row, and on a CPU the normalized sum."""
@@ -158,7 +188,7 @@ class AddBeforeNorm(Operation):
 
     passes_on = 0
     decoding = LOCAL
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "triton_add_before_norm",
             f"{_FUSED}:add_before_norm",

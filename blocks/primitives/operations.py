@@ -14,8 +14,11 @@ from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
 from blocks.primitives.fused_operations import (
+    AddBeforeNorm,
     AddNorm,
     NormRotate,
+    ResidualSum,
+    add_update,
     positions,
     project_kernels,
     unfit,
@@ -361,7 +364,7 @@ class AddStepBias(SavesNothing, Operation):
 
 
 @dataclass(frozen=True)
-class Sum(SavesNothing, Operation):
+class Sum(SavesNothing, ResidualSum):
     """Add values of equal shape, such as residuals or the branches of a parallel mix."""
 
     shape: Shape
@@ -374,7 +377,15 @@ class Sum(SavesNothing, Operation):
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, *[self.shape] * self.terms)
-        return (TensorType(self.shape, widest(*inputs)),)
+        return super().types(inputs)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Fuse what makes the second of two terms, such as a gate."""
+        return add_update(self, position, producer, shared) if self.terms == 2 else None
+
+    def before_norm(self, narrow: bool, index: LoopIndex, last: int) -> Operation | None:
+        """Return the sum of two terms that also makes the norm."""
+        return AddBeforeNorm(self.shape, narrow, index, last) if self.terms == 2 else None
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, the sum, and with more than two terms also the partial sum before it."""

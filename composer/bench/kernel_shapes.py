@@ -41,6 +41,8 @@ _STEPS: dict[str, tuple[bool, int, *tuple[str, ...]]] = {
     "step with a softmax mix": (True, 4, "model.residual={mix: learned_query}"),
     "step with a static mix": (True, 4, "model.residual={mix: static}"),
     "step with a mix by token": (True, 4, "model.residual={mix: token}"),
+    "step with a gate per channel": (True, 4, "model.residual={gate: channel}"),
+    "step with a gate per token": (True, 4, "model.residual={gate: token}"),
     "step with a bias by depth": (True, 16, "blocks.depth.bias=distance"),
     "step with streams": (True, 4, "model.residual={streams: 4, constrain: doubly_stochastic}"),
     "step with static streams": (True, 4, "model.residual={streams: 4, mix: static}"),
@@ -71,8 +73,8 @@ def cases() -> Iterator[tuple[str, Callable[[Watch], None]]]:
     """Yield each case by name with a function that runs it on fake tensors and hands on its launches.
 
     Cases are those of `composer doctor`, the parts of `composer bench` at full size, the work that tiles are
-    tuned for, and whole steps, also with a window, a stride or a bias of depth attention, a residual mix or
-    residual streams.
+    tuned for, and whole steps, also with a window, a stride or a bias of depth attention, residual gates, a
+    residual mix or residual streams.
     """
     for name, kernel, dtype in _tested():
         yield f"self-test of {name}, {dtype}", partial(_self_test, kernel, dtype)

@@ -11,13 +11,14 @@ from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
+from blocks.primitives.fused_operations import Update
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Gain(Operation):
+class Gain(Update):
     """Multiply by a learned vector of shape (1,) or (width,): (x) -> y."""
 
     width: int
@@ -33,9 +34,15 @@ class Gain(Operation):
     def weight_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,)
 
+    def added(self, total: Operation) -> Operation:
+        """Return the gated sum."""
+        from blocks.wiring.residual.gate.operations import gated
+
+        return gated(total, "scalar" if self.shape == (1,) else "channel")
+
     def saved(self, at: CostContext) -> SavedTensors:
         """Save the input and the cast factor."""
-        return SavedTensors(inputs=(0,), once=_cast(at, self.shape[0]))
+        return SavedTensors(inputs=(0,), once=cast_bytes(at, self.shape[0]))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of input and factor, the latter before it is summed."""
@@ -43,7 +50,7 @@ class Gain(Operation):
 
 
 @dataclass(frozen=True)
-class TokenGain(Operation):
+class TokenGain(Update):
     """Multiply each token by a learned scalar times a sigmoid: (logit, x) -> scalar * sigmoid(logit) * x."""
 
     width: int
@@ -58,16 +65,23 @@ class TokenGain(Operation):
     def weight_shapes(self) -> tuple[Shape, ...]:
         return ((1,),)
 
+    def added(self, total: Operation) -> Operation:
+        """Return the gated sum."""
+        from blocks.wiring.residual.gate.operations import gated
+
+        return gated(total, "logit")
+
     def saved(self, at: CostContext) -> SavedTensors:
         """Save x, the sigmoid and the factor per token, and the cast scalar."""
-        return SavedTensors(inputs=(1,), extra=2 * at.compute_bytes, once=_cast(at, 1))
+        return SavedTensors(inputs=(1,), extra=2 * at.compute_bytes, once=cast_bytes(at, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of x and of the factors, the latter before they are summed."""
         return WorkspaceBytes(flow.outputs + 2 * at.compute_bytes, 2 * flow.outputs, 2 * flow.outputs)
 
 
-def _cast(at: CostContext, size: int) -> float:
+def cast_bytes(at: CostContext, size: int) -> float:
+    """Return the bytes of a weight's copy in compute precision, if that is narrower."""
     return at.compute_bytes * size if at.compute_bytes < at.weight_bytes else 0
 
 

@@ -75,7 +75,10 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
         for each in node.inputs
         if each == value or each.node != value.node
     )
-    inputs += maker.inputs[1:]
+    read = operation.fused_inputs((*inputs, *maker.inputs[1:]))
+    if read is None:
+        return False
+    inputs = read
     types = operation.types([graph.type_of(each) for each in inputs])
     own = len(node.types)
     hands_on = shared and len(types) > own

@@ -9,8 +9,8 @@ from blocks.ir.graph import Graph, Loop
 from blocks.ir.kernel import Target
 from blocks.ir.operation import LoopIndex, Value
 from blocks.ir.walk import operations
-from blocks.primitives.fused_operations import AddBeforeNorm, PrecomputedNorm
-from blocks.primitives.operations import Input, Norm, Sum
+from blocks.primitives.fused_operations import PrecomputedNorm, ResidualSum
+from blocks.primitives.operations import Input, Norm
 from composer.graph.passes.choose_kernels import Kernels, unfit
 
 
@@ -51,21 +51,22 @@ def _norms(body: Graph, name: str, kept: Collection[str]) -> bool:
 
 def _adds(body: Graph, value: Value, kept: Collection[str]) -> bool:
     node = body.node(value.node)
-    return type(node.op) is Sum and node.op.terms == 2 and node.active is None and value.node not in kept
+    return isinstance(node.op, ResidualSum) and node.active is None and value.node not in kept
 
 
 def _fuse(loop: Loop, add: str, norm: str, target: Target) -> None:
     """Put the pair in the place of a sum and a norm, where their kernels fit."""
     body = loop.body
-    shape = body.type_of(Value(add)).shape
+    total, shape = body.node(add), body.type_of(Value(add)).shape
     narrow = target.dtype != "float32" and _one_product_reads(body, norm)
     index = LoopIndex(strides=((loop.index, 1),))
-    ahead, given = AddBeforeNorm(shape, narrow, index, loop.trips - 1), PrecomputedNorm(shape, narrow)
-    if any(unfit(each.kernels[0], each, target) for each in (ahead, given)):
+    assert isinstance(total.op, ResidualSum)
+    ahead, given = total.op.before_norm(narrow, index, loop.trips - 1), PrecomputedNorm(shape, narrow)
+    if ahead is None or any(unfit(each.kernels[0], each, target) for each in (ahead, given)):
         return
     if loop.trips == 1:  # asked last: costs that are traced without a GPU hold for any number of steps
         return
-    body.replace(add, op=ahead, weights=body.node(norm).weights)
+    body.replace(add, op=ahead, weights=(*body.node(norm).weights, *total.weights))
     types = given.types([body.type_of(value) for value in body.node(norm).inputs])
     body.replace(norm, op=given, types=types)
 
