@@ -73,14 +73,15 @@ def jobs(folder: Path, root: Path) -> list[Job]:
         bench("routing", 90),
         bench("step", 240),
         bench("depth", 150),
-        Job("tiles", tune, 300, tiles, resumes=True),
+        Job("tiles", tune, 240, tiles, resumes=True),
         bench("graph", 120),
     ]
     if all((root / each).exists() for each in _TESTS) and find_spec("pytest"):
         spread = ("-n", "8") if find_spec("xdist") else ()
         line = ("-m", "pytest", *_TESTS, "-m", "gpu", "-q", "-p", "no:cacheprovider", *spread)
         jobs.append(Job("tests", line, 420))
-    return [*jobs, bench("attention", 90), bench("loss", 90), bench("kernels", 180)]
+    rest = {"attention": 90, "loss": 90, "kernels": 150, "options": 90}
+    return [*jobs, *(bench(part, seconds) for part, seconds in rest.items())]
 
 
 def run_jobs(

@@ -21,6 +21,7 @@ PARTS: Mapping[str, Measure] = {
     "attention": operations.attention,
     "loss": operations.loss,
     "kernels": operations.own_kernels,
+    "options": operations.options,
 }
 """What can be measured, by name, in the order it is: what goals are set for comes first."""
 

@@ -36,6 +36,17 @@ from composer.module.model import ComposedModel
 _TASKS = ("forward", "forward + backward")
 _STEPS = 2
 """Number of steps of the model, since its operations are the same at every step."""
+_OPTIONS = (
+    "model.residual={gate: channel}",
+    "model.residual={gate: token}",
+    "model.residual={streams: 4, mix: static}",
+    "model.residual={streams: 4}",
+    "model.residual={streams: 4, constrain: doubly_stochastic}",
+    "model.residual={mix: static}",
+    "model.residual={mix: learned_query}",
+    "model.residual={mix: token}",
+    "model.residual={mix: relu_query}",
+)
 
 
 @dataclass(frozen=True)
@@ -60,11 +71,21 @@ class Call:
 
 def own_kernels(setting: Setting) -> Iterator[list[Row]]:
     """Measure all operations with several kernels; depth attention has its own part."""
-    return _parts(
-        calls_of(setting),
-        lambda call: len(call.operation.kernels) > 1 and not _is_loss(call) and not _attends(call),
-        setting,
-    )
+    return _parts(calls_of(setting), _is_measured, setting)
+
+
+def options(setting: Setting) -> Iterator[list[Row]]:
+    """Measure what options of the residual add to the model: of each kind of operation the last call."""
+    known = {*map(_key, calls_of(setting))}
+    for option in _OPTIONS:
+        calls = _calls(bench_spec(setting.full, _STEPS, option), "auto", setting)
+        added = {type(call.operation): call for call in calls if _key(call) not in known}
+        named = [replace(call, place=f"{call.place}, {option}") for call in added.values()]
+        yield from _parts(named, _is_measured, setting)
+
+
+def _is_measured(call: Call) -> bool:
+    return len(call.operation.kernels) > 1 and not _is_loss(call) and not _attends(call)
 
 
 def attention(setting: Setting) -> Iterator[list[Row]]:
