@@ -61,6 +61,7 @@ _TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     ),
     "mix_kernels.attend_backward": _values,
     "expert_attention.gate_up": lambda given: ceil(given["WIDTH"] / given["BLOCK_WIDTH"]),
+    "streams.map_and_read_backward": lambda given: given["count"],
     "streams.maps": lambda given: given["ITERATIONS"],
     "streams.maps_backward": lambda given: given["ITERATIONS"],
     **dict.fromkeys(("streams.read_backward", "streams.write_backward"), _blocks),

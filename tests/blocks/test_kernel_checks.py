@@ -11,7 +11,7 @@ from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.ir.kernel import Target
 from blocks.primitives.fused_operations import AddNorm, NormRotate
 from blocks.primitives.operations import Rotate
-from blocks.wiring.residual.streams.operations import ReadStreams, StreamMaps, WriteStreams
+from blocks.wiring.residual.streams.operations import MapAndRead, ReadStreams, StreamMaps, WriteStreams
 from composer.graph.passes.choose_kernels import first_fit
 from composer.graph.passes.self_test import checked_kernels, run_check, self_test
 
@@ -42,6 +42,8 @@ OPERATIONS = [
     (core.check_rotary, NormRotate((1, 80))),
     (streams.check_maps, None),
     (streams.check_maps, StreamMaps(40, 3, "doubly_stochastic")),
+    (streams.check_map_and_read, None),
+    (streams.check_map_and_read, MapAndRead(40, 3, "diagonal")),
     (streams.check_read, None),
     (streams.check_read, ReadStreams(40, 3, True, "diagonal")),
     (streams.check_write, None),
@@ -63,6 +65,18 @@ WRONG = [
     (core.check_rotary, core.rotary_kernel, "rotate_backward", "turned: gradient of the input"),
     (streams.check_maps, streams.fused.maps_kernel, "maps_forward", "none: output"),
     (streams.check_maps, streams.fused.maps_kernel, "maps_backward", "none: gradient of the streams"),
+    (
+        streams.check_map_and_read,
+        streams.fused.gradient_kernel,
+        "map_and_read_backward",
+        "none: gradient of the streams",
+    ),
+    (
+        streams.check_map_and_read,
+        streams.fused.mix_kernel,
+        "read_products",
+        "none: gradient of the streams",
+    ),
     (streams.check_read, streams.fused.mix_kernel, "read", "output"),
     (streams.check_read, streams.fused.mix_kernel, "read_backward", "gradient of the streams"),
     (streams.check_write, streams.fused.mix_kernel, "write", "output"),
@@ -122,6 +136,7 @@ def test_all_fused_kernels_have_a_check():
         (NormRotate, "triton_norm_rotate"),
         (Rotate, "triton_rotate"),
         (StreamMaps, "triton_maps"),
+        (MapAndRead, "triton_map_and_read"),
         (ReadStreams, "triton_read"),
         (WriteStreams, "triton_write"),
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import FFN, SEQ, tree
 from depth_kernels import check as near
-from models import check_same_training, check_saved, shake, tokens_for
+from models import check_same_training, check_saved, gradients, shake, tokens_for
 from strategies import make
 
 from blocks.ir.costs import CostContext, IOBytes
@@ -14,10 +14,11 @@ from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.tensors import DTYPES
 from blocks.wiring.residual.streams import by_autograd, reference
-from blocks.wiring.residual.streams.operations import ReadStreams, StreamMaps, WriteStreams
+from blocks.wiring.residual.streams.operations import MapAndRead, ReadStreams, StreamMaps, WriteStreams
 from blocks.wiring.residual.streams.tiles import Shape, Tile, padded, tile
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import first_fit, unfit
+from composer.graph.passes.mark_recompute import recomputable
 from composer.module import model as module
 from composer.module.model import ComposedModel
 from composer.testing.memory import LiveBytes
@@ -78,6 +79,13 @@ def test_maps_equal_fp64(here, size, dtype, kind):
     h, weight, *given, gradient = drawn(here, dtype, *shapes)
     given = [h, weight * projection[1] ** -0.5, *given]
     equal_to_fp64(operation.function, given, gradient)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_maps_with_reading_equal_fp64(here, size, kind):
+    _, _, n, width = SIZES[size]
+    assert check.check_map_and_read(MapAndRead(width, n, kind), Target(here)) == ""
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -200,9 +208,20 @@ def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(planned,
     names = {
         data.kernel.name for body, _ in graphs(model.graph) for _, _, data in operations(body) if data.choice
     }
-    own = {"triton_read", "triton_write", *([] if "static" in option else ["triton_maps"])}
+    own = {"triton_write", "triton_read" if "static" in option else "triton_map_and_read"}
     assert own <= names
-    assert not {name for name in names if name.startswith(("read_", "write_", "maps_"))}
+    assert not {name for name in names if name.startswith(("read_", "write_", "map"))}
+
+
+def test_what_is_recomputed_changes_no_bit(planned):
+    spec = spec_of("dynamic")
+    plain = ComposedModel(spec, recompute=(), torch_compile="off")
+    shake(plain)
+    again = ComposedModel(spec, recompute=recomputable(plain.graph), torch_compile="off")
+    again.load_state_dict(plain.state_dict())
+    tokens = tokens_for(spec, 1, 5).to(planned)
+    results = [gradients(model.to(planned).train(), tokens) for model in (plain, again)]
+    assert all(torch.equal(results[0][name], each) for name, each in results[1].items())
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -214,7 +233,7 @@ def test_plans_name_the_kernels_of_a_gpu_and_those_of_a_cpu():
     graph = compile_graph(spec_of("doubly stochastic"), Target("cuda", "bfloat16"))
     plans = {name: data for body, _ in graphs(graph) for name, _, data in operations(body) if data.choice}
     found = {data.kernel.name for data in plans.values()}
-    assert {"triton_maps", "triton_read", "triton_write"} <= found
+    assert {"triton_map_and_read", "triton_write"} <= found
     assert not any(
         getattr(op, "fused", False)
         for body, _ in graphs(compile_graph(spec_of("dynamic")))
@@ -227,6 +246,9 @@ COSTS = [
     (StreamMaps(WIDTH, N, "none", fused=True), N * 6),
     (StreamMaps(WIDTH, N, "diagonal", fused=True), N * 3),
     (StreamMaps(WIDTH, N, "doubly_stochastic", fused=True), N * 6),
+    (MapAndRead(WIDTH, N, "none", fused=True), WIDTH + N * 6),
+    (MapAndRead(WIDTH, N, "diagonal", fused=True), WIDTH + N * 3),
+    (MapAndRead(WIDTH, N, "doubly_stochastic", fused=True), WIDTH + N * 6),
     (ReadStreams(WIDTH, N, True, "none", fused=True), WIDTH),
     (WriteStreams(WIDTH, N, True, "none", fused=True), N * WIDTH),
     (WriteStreams(WIDTH, N, True, "diagonal", fused=True), N * WIDTH),
@@ -243,9 +265,13 @@ def test_costs_are_those_of_the_kernels(here, operation, out):
         "update": (1, TOKENS, WIDTH),
         "maps": (1, TOKENS, N, 3 if operation.constraint == "diagonal" else 2 + N),
     }
-    names = {StreamMaps: ("streams",), ReadStreams: ("streams", "maps"), WriteStreams: (*shapes,)}[
-        type(operation)
-    ]
+    alone = ("streams",)
+    names = {
+        StreamMaps: alone,
+        MapAndRead: alone,
+        ReadStreams: ("streams", "maps"),
+        WriteStreams: (*shapes,),
+    }[type(operation)]
     inputs = drawn(here, torch.float32, *(shapes[name] for name in names))
     weights = drawn(here, torch.float32, *operation.weight_shapes())
     if weights:
@@ -262,8 +288,8 @@ def test_costs_are_those_of_the_kernels(here, operation, out):
         gc.collect()
         assert alive.peak - before == TOKENS * workspace.forward
         assert alive.now - before == TOKENS * (flow.outputs + saved.extra)
-        gradient = torch.ones_like(made)
-        alive.count(gradient)
+        gradient = [torch.ones_like(each) for each in (made if isinstance(made, tuple) else [made])]
+        alive.count(*gradient)
         before = alive.peak = alive.now
         torch.autograd.grad(made, leaves, gradient)
         # gradients of weights come on top, and the interpreter holds partial sums of them

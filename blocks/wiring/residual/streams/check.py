@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import isolated, mismatch, random_tensors
-from blocks.wiring.residual.streams import by_autograd, fused
-from blocks.wiring.residual.streams.operations import ReadStreams, StreamMaps, WriteStreams, mix_shape
+from blocks.wiring.residual.streams import by_autograd, fused, reference
+from blocks.wiring.residual.streams.operations import (
+    MapAndRead,
+    ReadStreams,
+    StreamMaps,
+    WriteStreams,
+    mix_shape,
+)
 
-TOKENS = 37
+if TYPE_CHECKING:
+    from blocks.wiring.residual.streams.config import Constraint
+
+TOKENS = 19
 """More than one program makes maps of, and no multiple."""
 
 
@@ -23,12 +33,37 @@ def check_maps(operation: StreamMaps | None, target: Target) -> str:
     Returns a description of the largest error, or "" on success. Random state and autocast are unaffected.
     """
     if operation is None:
-        kinds = (
-            StreamMaps(96, 4, "none"),
-            StreamMaps(96, 4, "diagonal"),
-            StreamMaps(96, 4, "doubly_stochastic"),
-        )
-        return next(filter(None, (check_maps(each, target) for each in kinds)), "")
+        wrong = (check_maps(StreamMaps(96, 4, kind), target) for kind in _KINDS)
+        return next(filter(None, wrong), "")
+    own, plain = partial(fused.make_maps, kind=operation.constraint), getattr(by_autograd, operation.function)
+    return _wrong_maps(own, plain, operation, (operation.streams, operation.columns), target)
+
+
+def check_map_and_read(operation: MapAndRead | None, target: Target) -> str:
+    """Test the kernels of maps and of reading by them, in the same way."""
+    if operation is None:
+        wrong = (check_map_and_read(MapAndRead(96, 4, kind), target) for kind in _KINDS)
+        return next(filter(None, wrong), "")
+    own, plain = _joined(fused.map_and_read_streams, operation), _joined(reference.map_and_read, operation)
+    return _wrong_maps(own, plain, operation, (operation.width + operation.elements,), target)
+
+
+_KINDS: tuple[Constraint, ...] = ("none", "diagonal", "doubly_stochastic")
+
+
+def _joined(function: Callable[..., tuple[Tensor, ...]], operation: MapAndRead) -> Callable[..., Tensor]:
+    """Return a function with both outputs in one tensor."""
+    return lambda *given: torch.cat([each.flatten(2) for each in function(*given, operation.constraint)], -1)
+
+
+def _wrong_maps(
+    own: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    operation: StreamMaps,
+    out: tuple[int, ...],
+    target: Target,
+) -> str:
+    """Return what is wrong with a function of streams, projection, scales and static part, or ""."""
     base = (operation.streams, operation.columns)
     shapes = {
         "streams": (1, TOKENS, operation.streams, operation.width),
@@ -36,8 +71,7 @@ def check_maps(operation: StreamMaps | None, target: Target) -> str:
         "scales": base[1:],
         "static part": base,
     }
-    own, plain = partial(fused.make_maps, kind=operation.constraint), getattr(by_autograd, operation.function)
-    wrong = _wrong(_scaled(own), _scaled(plain), shapes, (1, TOKENS, *base), target)
+    wrong = _wrong(_scaled(own), _scaled(plain), shapes, (1, TOKENS, *out), target)
     return wrong and f"{operation.constraint}: {wrong}"
 
 

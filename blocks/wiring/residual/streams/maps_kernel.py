@@ -53,9 +53,18 @@ def maps_forward(
 
 
 def maps_backward(
-    gradient: Tensor, made: Tensor, norm: Tensor, scale: Tensor, base: Tensor, size: int, kind: Constraint
+    gradient: Tensor,
+    of_read: Tensor | None,
+    made: Tensor,
+    norm: Tensor,
+    scale: Tensor,
+    base: Tensor,
+    size: int,
+    kind: Constraint,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradient of the projection, a factor of the streams, and the gradients of scale and base.
+
+    `of_read` [tokens, streams], if given, is added to the gradient of the factors of reading.
 
     The gradient of streams is that through the projection plus, since norms depend on them, the streams times
     their factor [tokens, 1 or streams].
@@ -67,6 +76,7 @@ def maps_backward(
         with on(made.device):
             _maps_backward[(programs,)](
                 gradient.contiguous(),
+                made if of_read is None else of_read,
                 made,
                 norm,
                 scale.contiguous(),
@@ -77,6 +87,7 @@ def maps_backward(
                 len(made),
                 1 / size,
                 EPS,
+                READ=of_read is not None,
                 **_constants(norm, base, kind),
             )
     to_base, to_scale = shares.sum(0)
@@ -171,6 +182,7 @@ def _make(
 @triton.jit
 def _maps_backward(
     gradient,
+    of_read,
     made,
     norm,
     scale,
@@ -181,6 +193,7 @@ def _maps_backward(
     tokens,
     share,
     eps,
+    READ: tl.constexpr,
     NORMS: tl.constexpr,
     KIND: tl.constexpr,
     STREAMS: tl.constexpr,
@@ -195,9 +208,11 @@ def _maps_backward(
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)[None, None, :]
     inverse = _inverse(norm, token, tokens, share, eps, NORMS, STREAMS, N)
     shares += tl.program_id(0) * 2 * STREAMS * COLUMNS
-    given = (gradient, made, inverse, scale, base, to_made, shares, token, tokens)
-    along = _make_backward(*given, 0, 2, KIND, STREAMS, N, COLUMNS, ITERATIONS, SPAN, KEPT, TOKENS)
-    along += _make_backward(*given, 2, TARGETS, KIND, STREAMS, N, COLUMNS, ITERATIONS, SPAN, KEPT, TOKENS)
+    given = (gradient, of_read, made, inverse, scale, base, to_made, shares, token, tokens)
+    along = _make_backward(*given, 0, 2, READ, KIND, STREAMS, N, COLUMNS, ITERATIONS, SPAN, KEPT, TOKENS)
+    along += _make_backward(
+        *given, 2, TARGETS, False, KIND, STREAMS, N, COLUMNS, ITERATIONS, SPAN, KEPT, TOKENS
+    )
     stream = tl.arange(0, N)[:, None, None]
     if NORMS == 1:
         along = tl.sum(along, 0, keep_dims=True)
@@ -210,6 +225,7 @@ def _maps_backward(
 @triton.jit
 def _make_backward(
     gradient,
+    of_read,
     made,
     inverse,
     scale,
@@ -220,6 +236,7 @@ def _make_backward(
     tokens,
     FIRST: tl.constexpr,
     SIZE: tl.constexpr,
+    READ: tl.constexpr,
     KIND: tl.constexpr,
     STREAMS: tl.constexpr,
     N: tl.constexpr,
@@ -233,6 +250,10 @@ def _make_backward(
     at, there, stream, column = _places(token, tokens, FIRST, SIZE, STREAMS, N, COLUMNS)
     x, s, b = _inputs(made, inverse, scale, base, at, there, stream, column, STREAMS, COLUMNS)
     given = tl.load(gradient + at, mask=there, other=0.0).to(tl.float32)
+    if READ:
+        here = (token < tokens) & (stream < STREAMS)
+        more = tl.load(of_read + token * STREAMS + stream, mask=here, other=0.0).to(tl.float32)
+        given += tl.where(column == 0, more, 0.0)
     if KIND == _FREE:
         y = _tanh(x)
         to_x = given * s * (1 - y * y)

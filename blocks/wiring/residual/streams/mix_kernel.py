@@ -38,9 +38,9 @@ class _Rows(NamedTuple):
 def read(h: Tensor, factors: Tensor) -> Tensor:
     """Return the sum of the streams weighted by the first column of maps, or by static factors [streams]."""
     static = factors.ndim == 1
-    h, factors = dense(h, static), factors.contiguous()
+    h, factors = _dense(h, static), factors.contiguous()
     rows, sizes = _rows(h, static, False)
-    x = torch.empty(_outside(h), dtype=h.dtype, device=h.device)
+    x = torch.empty_like(h.select(-2, 0), memory_format=torch.contiguous_format)
     if x.numel():
         with on(h.device):
             _read[(triton.cdiv(rows.rows, sizes.rows),)](
@@ -57,7 +57,7 @@ def read(h: Tensor, factors: Tensor) -> Tensor:
 def read_backward(gradient: Tensor, h: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of h and of maps or the static factors."""
     static = factors.ndim == 1
-    h, factors, gradient = dense(h, static), factors.contiguous(), gradient.contiguous()
+    h, factors, gradient = _dense(h, static), factors.contiguous(), gradient.contiguous()
     rows, sizes = _rows(h, static, True)
     to_h = torch.empty_like(h)
     to_factors = _sums(rows, factors, 1)
@@ -71,10 +71,25 @@ def read_backward(gradient: Tensor, h: Tensor, factors: Tensor) -> tuple[Tensor,
                 to_factors,
                 *rows,
                 *_strides(factors),
+                TO_H=True,
                 COLUMNS=to_factors.shape[-1],
                 **_constants(h, sizes),
             )
     return to_h, to_factors.sum(0)[:, 0].to(factors.dtype) if static else to_factors
+
+
+def read_products(gradient: Tensor, h: Tensor) -> Tensor:
+    """Return the sums of each token's streams times the gradient of what is read [tokens, streams]."""
+    h, gradient = h.contiguous(), gradient.contiguous()
+    rows, sizes = _rows(h, False, True)
+    sizes = sizes._replace(warps=8)  # with 4, one register of a thread spills
+    made = torch.empty((rows.rows, h.shape[-2]), dtype=h.dtype, device=h.device)
+    if h.numel():
+        with on(h.device):
+            _read_backward[(triton.cdiv(rows.rows, sizes.rows),)](
+                gradient, h, made, made, made, *rows, 0, 0, TO_H=False, COLUMNS=1, **_constants(h, sizes)
+            )
+    return made
 
 
 def write(h: Tensor, y: Tensor, factors: Tensor, mix: Tensor | None, diagonal: bool) -> Tensor:
@@ -84,7 +99,7 @@ def write(h: Tensor, y: Tensor, factors: Tensor, mix: Tensor | None, diagonal: b
     streams] from column to row, or [streams] if `diagonal`.
     """
     static = mix is not None
-    h, y, factors = dense(h, static), y.contiguous(), factors.contiguous()
+    h, y, factors = _dense(h, static), y.contiguous(), factors.contiguous()
     rows, sizes = _rows(h, static, False)
     made = torch.empty_like(h)
     if h.numel():
@@ -107,7 +122,8 @@ def write_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the gradients of h, y, maps and None, or of h, y, the static factors and the static mix."""
     static = mix is not None
-    h, gradient, y, factors = dense(h, static), dense(gradient, static), y.contiguous(), factors.contiguous()
+    h, gradient = _dense(h, static), _dense(gradient, static)
+    y, factors = y.contiguous(), factors.contiguous()
     rows, sizes = _rows(h, static, True)
     to_h, to_y = torch.empty_like(h), torch.empty_like(y)
     sums = _sums(rows, factors, 3 if diagonal else 2 + h.shape[-2])
@@ -135,13 +151,9 @@ def write_backward(
     return to_h, to_y, total[:, 1].to(factors.dtype), to_mix.to(mix.dtype)
 
 
-def dense(h: Tensor, static: bool) -> Tensor:
+def _dense(h: Tensor, static: bool) -> Tensor:
     """Return streams without gaps, outermost in memory with static factors; copied only if necessary."""
     return h.movedim(-2, 0).contiguous().movedim(0, -2) if static else h.contiguous()
-
-
-def _outside(h: Tensor) -> tuple[int, ...]:
-    return (*h.shape[:-2], h.shape[-1])
 
 
 def _planes(h: Tensor, static: bool) -> Tensor:
@@ -241,6 +253,7 @@ def _read_backward(
     stream_stride,
     factor_row,
     factor_stream,
+    TO_H: tl.constexpr,
     COLUMNS: tl.constexpr,
     STREAMS: tl.constexpr,
     N: tl.constexpr,
@@ -250,7 +263,8 @@ def _read_backward(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None, None]
     stream = tl.arange(0, N)[None, :, None].to(tl.int64)
     here = (row < rows) & (stream < STREAMS)
-    a = tl.load(factors + row * factor_row + stream * factor_stream, mask=here, other=0.0).to(tl.float32)
+    if TO_H:
+        a = tl.load(factors + row * factor_row + stream * factor_stream, mask=here, other=0.0).to(tl.float32)
     total_a = tl.full([ROWS, N, 1], 0.0, tl.float32)
     for first in range(0, width, BLOCK):
         column = first + tl.arange(0, BLOCK)[None, None, :]
@@ -260,7 +274,8 @@ def _read_backward(
         there = there & (stream < STREAMS)
         streams = tl.load(h + at, mask=there, other=0.0).to(tl.float32)
         total_a += tl.sum(streams * given, 2, keep_dims=True)
-        tl.store(to_h + at, (given * a).to(to_h.dtype.element_ty), mask=there)
+        if TO_H:
+            tl.store(to_h + at, (given * a).to(to_h.dtype.element_ty), mask=there)
     kind = to_factors.dtype.element_ty
     place = to_factors + (row * STREAMS + stream) * COLUMNS
     tl.store(place, total_a.to(kind), mask=here)

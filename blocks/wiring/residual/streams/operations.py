@@ -237,6 +237,62 @@ class ReadStreams(Operation):
         streams = at.stream_bytes * self.streams * self.width if apart else 0
         return WorkspaceBytes(flow.outputs + streams, flow.grad_inputs, flow.grad_inputs)
 
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Fuse the maps, so that one gradient of the streams results."""
+        maps = type(producer) is StreamMaps and type(self) is ReadStreams and shared
+        return MapAndRead(self.width, self.streams, self.constraint) if maps else None
+
+
+@dataclass(frozen=True)
+class MapAndRead(StreamMaps):
+    """The maps of the streams, and the sum of the streams weighted by them: (h, h) -> x, maps."""
+
+    checked = (
+        replace(
+            _by_triton("map_and_read", "maps by one product and a kernel, streams summed by another"),
+            function=f"{_FUSED}:map_and_read",
+            prepare=f"{_REFERENCE}:pack",
+            prepared=3,
+            unused_inputs=(1,),
+        ),
+    )
+    kernels = (
+        *checked,
+        Kernel(
+            "map_and_read",
+            f"{_REFERENCE}:map_and_read",
+            "one product, divided by the norm behind it; weighted by each token's maps",
+            prepare=f"{_REFERENCE}:pack",
+            prepared=3,
+            unused_inputs=(1,),
+            specialize=with_fields(fused=False),
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return a value of tokens and the maps."""
+        return (TensorType((self.width,), inputs[0].element), *super().types(inputs[:1]))
+
+    def arguments(self) -> dict[str, Any]:
+        return {"constraint": self.constraint}
+
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
+        """The norm, the product and the sum read the streams; the rest reads the product and the norm."""
+        maps = at.stream_bytes * self.elements
+        return 3 * read + written + 3 * maps + 2 * at.stream_bytes * self._norms
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Also save the maps."""
+        return super().saved(at)._replace(outputs=(1,))
+
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, gradients of the streams, of the projection and of norms, and one sum for each stream."""
+        extra, maps = self.saved(at).extra, at.stream_bytes * self.elements
+        streams = at.stream_bytes * self.streams * self.width
+        sums = at.stream_bytes * self.streams
+        backward = streams + (extra + sums if self.fused else streams + 3 * maps)
+        return WorkspaceBytes(flow.outputs + extra, backward, backward)
+
 
 @dataclass(frozen=True)
 class WriteStreams(Operation):

@@ -94,6 +94,15 @@ def maps_diagonal(h: Tensor, projection: Tensor, scale: Tensor, base: Tensor) ->
     return logits.sigmoid() * logits.new_tensor((1.0, 2.0, 1.0))
 
 
+def map_and_read(
+    h: Tensor, projection: Tensor, scale: Tensor, base: Tensor, constraint: str
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of the streams weighted by their maps, and the maps."""
+    make = {"none": maps_free, "diagonal": maps_diagonal, "doubly_stochastic": maps_doubly_stochastic}
+    maps = make[constraint](h, projection, scale, base)
+    return read_dynamic(h, maps), maps
+
+
 def share(read: Tensor) -> tuple[Tensor]:
     """Return static reading factors in (0, 1)."""
     return (read.sigmoid(),)

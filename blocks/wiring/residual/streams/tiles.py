@@ -27,6 +27,12 @@ class Tile(NamedTuple):
     warps: int
 
 
+def gradient_tile(streams: int, width: int) -> Tile:
+    """Return the tile of the kernel that multiplies with the projection, which several rows share."""
+    columns = min(128, padded(width))
+    return Tile(max(1, _ELEMENTS // (padded(streams) * columns)), columns, 4)
+
+
 class Shape(NamedTuple):
     """The key of the tile table; `architecture` is the compute capability, such as 90; 0 without a GPU."""
 
