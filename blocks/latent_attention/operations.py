@@ -10,8 +10,10 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
+from blocks.primitives.fused_operations import with_onednn
 
 _REFERENCE = "blocks.latent_attention.reference"
+_SDPA = Kernel("latent_sdpa", f"{_REFERENCE}:attend", "keys and values made, then torch's fused attention")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class LatentAttend(Operation):
     decoding = "blocks.latent_attention.decoding:attend_next"
     decoding_of_some = "blocks.latent_attention.decoding:attend_chosen"
     kernels = (
-        Kernel("latent_sdpa", f"{_REFERENCE}:attend", "keys and values made, then torch's fused attention"),
+        with_onednn(_SDPA),
+        _SDPA,
         Kernel("latent_plain", f"{_REFERENCE}:attend_plain", "reference: scores, mask, softmax, sum"),
     )
 

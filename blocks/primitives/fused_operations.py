@@ -49,16 +49,17 @@ def project_kernels(outputs: int, bias: bool) -> tuple[Kernel, ...]:
             prepared=1 + bias,
             casts=outputs * (1 + bias),
         )
-    by_onednn = with_onednn(plain)
-    return (by_onednn, plain) if bias else (_with_sum(plain, outputs), by_onednn, plain)
+    first = with_onednn(plain)
+    return (first, plain) if bias else (_with_sum(plain, outputs), first, plain)
 
 
-def with_onednn(plain: Kernel) -> Kernel:
-    """Return the kernel that runs the product of a function of `reference.py` by oneDNN."""
+def with_onednn(plain: Kernel, function: str = "") -> Kernel:
+    """Return the kernel that runs products by oneDNN: the plain function's namesake in `by_onednn.py`."""
+    place, _, name = plain.function.partition(":")
     return replace(
         plain,
         name=f"{plain.name}_onednn",
-        function=plain.function.replace(_REFERENCE, "blocks.primitives.by_onednn"),
+        function=function or f"{place.rpartition('.')[0]}.by_onednn:{name}",
         why=f"{plain.why}; by oneDNN on processors where that is faster",
         unfit=_off_this_cpu,
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import FFN, SEQ, tree
+from cases import FFN, LATENT, SEQ, tree
 from peak import ROOT, allocated
 from samples import some
 from torch.autograd import forward_ad
@@ -104,7 +104,8 @@ def test_the_operator_that_compiled_code_calls_is_one():
 
 
 def test_a_model_trains_by_it(always):
-    spec = make(tree({"s": SEQ, "f": FFN}, {"recur": 2, "step": ["s", "f"]}))
+    blocks = {"s": SEQ, "l": LATENT, "f": FFN}
+    spec = make(tree(blocks, {"recur": 2, "step": ["s", "l", "f"], "inject": "concat"}))
     results = []
     for kernels in ("auto", "reference"):
         one = compiled(spec, kernels)
@@ -112,8 +113,8 @@ def test_a_model_trains_by_it(always):
         loss = one.loss(tokens, tokens)
         loss.backward()
         results.append([loss, *(each.grad for each in one.parameters())])
-    # attention and feed-forward have two products each at both steps, and there is the head
-    assert len(always) == 3 * (2 * 4 + 1)
+    # two steps of attention, feed-forward, latent attention and the input's projection; then the head
+    assert len(always) == 3 * (2 * (2 + 2 + 4 + 1) + 1)
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted)
 
