@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from math import prod
 from typing import Any, ClassVar, Literal, Self
 
@@ -53,6 +53,7 @@ def project_kernels(outputs: int, bias: bool) -> tuple[Kernel, ...]:
     return (first, plain) if bias else (_with_sum(plain, outputs), first, plain)
 
 
+@cache  # partial functions are equal only if they are the same
 def with_onednn(plain: Kernel, function: str = "") -> Kernel:
     """Return the kernel that runs products by oneDNN: the plain function's namesake in `by_onednn.py`."""
     place, _, name = plain.function.partition(":")
@@ -61,12 +62,13 @@ def with_onednn(plain: Kernel, function: str = "") -> Kernel:
         name=f"{plain.name}_onednn",
         function=function or f"{place.rpartition('.')[0]}.by_onednn:{name}",
         why=f"{plain.why}; by oneDNN on processors where that is faster",
-        unfit=_off_this_cpu,
+        unfit=partial(_off_this_cpu, plain.unfit),
     )
 
 
-def _off_this_cpu(operation: Any, target: Target) -> str:
-    return "" if target.device == "cpu" and not target.portable else "needs a CPU that is known"
+def _off_this_cpu(unfit: Callable[[Any, Target], str], operation: Any, target: Target) -> str:
+    known = target.device == "cpu" and not target.portable
+    return unfit(operation, target) if known else "needs a CPU that is known"
 
 
 def _with_sum(plain: Kernel, outputs: int) -> Kernel:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import FFN, LATENT, SEQ, tree
+from head_losses import drawn, exact, loss_and_gradients, near
 from peak import ROOT, allocated
 from samples import some
 from torch.autograd import forward_ad
@@ -11,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocks.kernels import onednn
+from blocks.wiring.loss.cross_entropy import by_onednn, chunks
 from composer import load
 from composer.costs.base.precision import FULL
 from composer.costs.memory.operation_memory import Batch
@@ -117,6 +119,23 @@ def test_a_model_trains_by_it(always):
     assert len(always) == 3 * (2 * (2 + 2 + 4 + 1) + 1)
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+def test_logits_of_chunks_and_gradients_for_them_are_made_by_it(always, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunks, "FEWEST", 4)
+    given = drawn(length=5)
+    torch.testing.assert_close(by_onednn.head_loss(given[0], None, given[2])[1], F.linear(given[0], given[2]))
+    assert len(always) == 1
+
+    def twice(x, *others):
+        return by_onednn.steps_head_loss([x, x], *others, "uniform")[0]
+
+    for steps, way in ((1, lambda *given: by_onednn.head_loss(*given)[0]), (2, twice)):
+        always.clear()
+        near(loss_and_gradients(*given, way), exact(*given), 1e-6)
+        # of 15 tokens
+        assert len(always) == steps * 2 * 4
 
 
 @pytest.mark.parametrize(("layers", "sequences"), [(1, 64), (4, 8)], ids=["activations", "weights"])

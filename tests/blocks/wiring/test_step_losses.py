@@ -91,7 +91,7 @@ def test_the_peak_by_chunks_is_the_predicted_one(size, dtype, small_chunks):
     plain["caps"] = {"train_memory": {"hard": "9GB", "batch_tokens": 256}}
     spec = make(plain)
     graph = compile_graph(spec)
-    assert graph.node("loss").kernel.name == "steps_head_loss"
+    assert graph.node("loss").kernel.name == "steps_head_loss_onednn"
     predicted = Memory(graph, Batch(256, 64, size)).total
     plain = measured(spec, 4, dtype or torch.float32, autocast=dtype is None, fake=False)
     assert predicted == pytest.approx(plain, rel=0.01)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.primitives.reference import product_dtype, project
@@ -18,6 +19,9 @@ from blocks.wiring.loss.cross_entropy.reference import IGNORED
 
 Sums = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
 """The type of `sums`."""
+
+Linear = Callable[[Tensor, Tensor], Tensor]
+"""The type of a function that does the same as `F.linear`."""
 
 
 def head_loss(
@@ -81,6 +85,7 @@ def sums(
     wanted: tuple[bool, ...],
     share: float = 1.0,
     to_weight: Tensor | None = None,
+    linear: Linear = F.linear,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return the sum of the losses of rows [tokens, width], and the gradients that are `wanted`.
 
@@ -98,7 +103,7 @@ def sums(
         for start in range(0, len(rows), size):
             part, target = rows[start : start + size].to(dtype), targets[start : start + size]
             made = None if to_rows is None else to_rows[start : start + size]
-            total += _chunk(part, cast, target, made, to_weight, share)
+            total += _chunk(part, cast, target, made, to_weight, share, linear)
     return total, to_rows, to_weight
 
 
@@ -109,11 +114,12 @@ def _chunk(
     to_rows: Tensor | None,
     to_weight: Tensor | None,
     share: float,
+    linear: Linear,
 ) -> Tensor:
     """Return the sum of the losses of a chunk; write the rows' gradient, add to the weight's gradient."""
     ignored = (targets == IGNORED).unsqueeze(1)
     picks = targets.unsqueeze(1).masked_fill(ignored, 0)
-    logits = rows @ weight.T
+    logits = linear(rows, weight)
     logs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     picked = logs.gather(1, picks)
     total = -picked.masked_fill(ignored, 0).sum()
@@ -126,7 +132,7 @@ def _chunk(
     if share != 1:
         by_logits *= share
     if to_rows is not None:
-        torch.mm(by_logits, weight, out=to_rows).masked_fill_(ignored, 0)
+        to_rows.copy_(linear(by_logits, weight.T)).masked_fill_(ignored, 0)
     if to_weight is not None:
         _add_product(to_weight, by_logits.T, rows.masked_fill(ignored, 0))
     return total

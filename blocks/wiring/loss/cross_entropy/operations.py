@@ -13,12 +13,20 @@ from blocks.ir.numbers import largest, smallest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
 from blocks.kernels.gpu import off_triton
+from blocks.primitives.fused_operations import with_onednn
 from blocks.primitives.operations import Project
 from blocks.wiring.loss.cross_entropy.chunks import chunk_tokens, chunks_pay
 
 _REFERENCE = "blocks.wiring.loss.cross_entropy.reference"
 _FUSED = "blocks.wiring.loss.cross_entropy.fused"
 CHECK = "blocks.wiring.loss.cross_entropy.check:check"
+
+_BY_CHUNKS = Kernel(
+    "head_loss",
+    "blocks.wiring.loss.cross_entropy.by_chunks:head_loss",
+    "logits by chunks of tokens, their gradients made with them; none are kept",
+    specialize=with_fields(fused=False),
+)
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,8 @@ class HeadLoss(Operation):
             specialize=with_fields(fused=True),
             check=CHECK,
         ),
-        Kernel(
-            "head_loss",
-            "blocks.wiring.loss.cross_entropy.by_chunks:head_loss",
-            "logits by chunks of tokens, their gradients made with them; none are kept",
-            specialize=with_fields(fused=False),
-        ),
+        with_onednn(_BY_CHUNKS),
+        _BY_CHUNKS,
     )
     decoding = LOCAL
     recomputable = False

@@ -12,6 +12,7 @@ from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
 from blocks.kernels.gpu import off_triton
+from blocks.primitives.fused_operations import with_onednn
 from blocks.wiring.loss.cross_entropy.chunks import chunks_pay
 from blocks.wiring.loss.cross_entropy.operations import CHECK, HeadLoss
 
@@ -25,6 +26,16 @@ def _small(operation: StepsCrossEntropy, target: Target) -> str:
 
 def _unfit(operation: StepsCrossEntropy, target: Target) -> str:
     return off_triton(operation, target) or _small(operation, target)
+
+
+_BY_CHUNKS = Kernel(
+    "steps_head_loss",
+    "blocks.wiring.loss.cross_entropy.steps_by_chunks:steps_head_loss",
+    "logits by chunks of tokens, their gradients made with them; none are kept",
+    _small,
+    specialize=with_fields(by_chunks=True, fused=False),
+    traceable=False,
+)
 
 
 @dataclass(frozen=True)
@@ -51,14 +62,8 @@ class StepsCrossEntropy(Operation):
             specialize=with_fields(by_chunks=True, fused=True),
             check=CHECK,
         ),
-        Kernel(
-            "steps_head_loss",
-            "blocks.wiring.loss.cross_entropy.steps_by_chunks:steps_head_loss",
-            "logits by chunks of tokens, their gradients made with them; none are kept",
-            _small,
-            specialize=with_fields(by_chunks=True, fused=False),
-            traceable=False,
-        ),
+        with_onednn(_BY_CHUNKS),
+        _BY_CHUNKS,
         Kernel(
             "steps_cross_entropy",
             "blocks.wiring.loss.cross_entropy.reference:steps_cross_entropy",
