@@ -40,6 +40,7 @@ _STEPS: dict[str, tuple[bool, int, *tuple[str, ...]]] = {
     "step with a depth stride": (True, 16, "blocks.depth.stride=2"),
     "step with a softmax mix": (True, 4, "model.residual={mix: learned_query}"),
     "step with a static mix": (True, 4, "model.residual={mix: static}"),
+    "step with a ReLU mix": (True, 4, "model.residual={mix: relu_query}"),
     "step with a mix by token": (True, 4, "model.residual={mix: token}"),
     "step with a gate per channel": (True, 4, "model.residual={gate: channel}"),
     "step with a gate per token": (True, 4, "model.residual={gate: token}"),

@@ -234,7 +234,10 @@ def _shares(given: Mapping[str, Any]) -> float:
 def _added(given: Mapping[str, Any]) -> float:
     """Return the bytes of a kernel of residual mixes, which also reads gradients and sums that it adds to."""
     again = given["ADD"] * nbytes([given.get("to_slots"), given.get("to_value")])
-    size: float = nbytes([*given.values()]) + again + given.get("MORE", False) * nbytes(given.get("shares"))
+    again += given.get("MORE", False) * nbytes(given.get("shares"))
+    # programs of other values read the gradient again, from the cache at best
+    again += (given.get("values", 1) - 1) * nbytes(given.get("gradient"))
+    size: float = nbytes([*given.values()]) + again
     return size
 
 
@@ -261,7 +264,10 @@ _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "depth_attention.backward": _first_slots,
     "depth_attention.pull": _later_reads,
     "expert_attention.add_products": _sums,
-    **dict.fromkeys((f"mix_kernels.{name}_backward" for name in ("attend", "weigh", "norm_latest")), _added),
+    "mix_kernels.attend_backward": _added,
+    "mix_kernels.norm_latest_backward": _added,
+    "mix_kernels.rectify_backward": _added,
+    "mix_kernels.weigh_backward": _added,
     "primitives.add_norm_backward": _shares,
 }
 """Kernels that read only part of their arguments, or further memory through a table of addresses."""

@@ -38,10 +38,10 @@ def _rows(given: Mapping[str, Any]) -> int:
     return ceil(turns)
 
 
-def _values(given: Mapping[str, Any]) -> int:
-    """Return the iterations over slots of a program that iterates over tiles, outside of slots too."""
-    tiles: int = ceil(given["tokens"] / given["BLOCK_TOKENS"] / given["programs"])
-    return tiles * int(given["reads"] + 1)
+def _tiles(given: Mapping[str, Any]) -> int:
+    """Return the iterations over tiles of a program with one value."""
+    tiles: float = given["tokens"] / given["BLOCK_TOKENS"] / given["programs"]
+    return ceil(tiles)
 
 
 def _blocks(given: Mapping[str, Any]) -> int:
@@ -50,16 +50,22 @@ def _blocks(given: Mapping[str, Any]) -> int:
     return ceil(turns)
 
 
+def _values(given: Mapping[str, Any]) -> int:
+    """Return the iterations over slots of a program that iterates over tiles, outside of slots too."""
+    return _tiles(given) * int(given["reads"] + 1)
+
+
 _TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "depth_attention.forward": _slots,
     "depth_attention.backward": _slots,
     "depth_attention.pull": lambda given: given["rows"],
     "expert_attention.add_products": _rows,
     **dict.fromkeys(
-        ("mix_kernels.attend", "mix_kernels.weigh", "mix_kernels.weigh_backward"),
+        ("mix_kernels.attend", "mix_kernels.rectify", "mix_kernels.weigh", "mix_kernels.weigh_backward"),
         lambda given: given["reads"],
     ),
     "mix_kernels.attend_backward": _values,
+    "mix_kernels.rectify_backward": _tiles,
     "expert_attention.gate_up": lambda given: ceil(given["WIDTH"] / given["BLOCK_WIDTH"]),
     "streams.map_and_read_backward": lambda given: given["count"],
     "streams.maps": lambda given: given["ITERATIONS"],

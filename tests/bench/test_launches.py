@@ -102,7 +102,7 @@ ADDED = {
     "model.residual={mix: static}": (32, 81, 13),
     "model.residual={mix: learned_query}": (32, 63, 13),
     "model.residual={mix: token}": (105, 186, 17),
-    "model.residual={mix: relu_query}": (811, 1934, 105),
+    "model.residual={mix: relu_query}": (32, 116, 16),
 }
 
 

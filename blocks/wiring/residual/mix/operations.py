@@ -183,13 +183,17 @@ class SumValues(MixValues):
 class ScoreValues(MixValues):
     """Base class of sums weighted by functions of w . RMSNorm(value)."""
 
+    fused: bool
+
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Every value is read twice, for its score and for the sum."""
-        return 2 * super().traffic(at, read, written) - written
+        """Every value is read twice, for its score and for the sum; by the kernel once."""
+        once = super().traffic(at, read, written)
+        return once if self.fused else 2 * once - written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the values outside of slots, and each value's fp32 scores and scale."""
-        return SavedTensors(inputs=tuple(range(self.own)), extra=4 * (self.heads + 1) * self.values(at))
+        """Save the values outside of slots; plain PyTorch also saves each value's fp32 scores and scale."""
+        scores = 0 if self.fused else 4 * (self.heads + 1) * self.values(at)
+        return SavedTensors(inputs=tuple(range(self.own)), extra=scores)
 
 
 @dataclass(frozen=True)
@@ -232,14 +236,8 @@ class AttendValues(ScoreValues):
         """Two multiplications of the width per value."""
         return 4 * self.width * self.values(at)
 
-    def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """The kernel reads every value once."""
-        return (
-            MixValues.traffic(self, at, read, written) if self.fused else super().traffic(at, read, written)
-        )
-
     def saved(self, at: CostContext) -> SavedTensors:
-        """The kernel saves the values outside of slots, the sum and the log-sum-exps."""
+        """The kernel also saves the sum and the log-sum-exps."""
         saved = super().saved(at)
         return saved._replace(outputs=(0,), extra=4 * self.heads) if self.fused else saved
 

@@ -8,8 +8,14 @@ from torch import Tensor
 from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import isolated, mismatch, random_tensors
 from blocks.wiring.residual.mix import by_autograd
-from blocks.wiring.residual.mix.mix_kernels import attend_kernel, latest_kernel, weigh_kernel
+from blocks.wiring.residual.mix.mix_kernels import (
+    attend_kernel,
+    latest_kernel,
+    rectify_kernel,
+    weigh_kernel,
+)
 from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues
+from blocks.wiring.residual.mix.relu_operations import RectifyValues
 from blocks.wiring.residual.mix.token_operations import NormLatest
 
 SLOTS, TOKENS = 2, 5
@@ -71,6 +77,28 @@ def _weighed(
     names = (*_NAMES, "gradient of the weights")
     dtype = str(slots.dtype).removeprefix("torch.")
     return mismatch(names, (out, *to_own, made, by_weights), expected, dtype)
+
+
+def check_rectify(operation: RectifyValues | None, target: Target) -> str:
+    """Test the kernels of the sum with ReLU weights in the same way."""
+    heads, width = _sizes(operation)
+    with isolated(target):
+        own, slots, gradient = _given(width, target)
+        static, query = random_tensors([(MOST, width), (width,)], target)
+        static, query = static.float(), query.float() * width**-0.5
+        start, partial, values, b, w = leaves = _exact([*own, slots, static, query])
+        wanted = by_autograd.rectify(start, partial, None, [*values], b, w, reads=SLOTS, heads=heads)
+        exact = torch.autograd.grad(wanted, leaves, gradient.double())
+        out = rectify_kernel.rectify_forward(own, slots, static, query, heads)
+        made = torch.empty_like(slots, dtype=torch.float32)
+        given = (own, slots, static, query, heads, gradient, made)
+        rectify_kernel.rectify_backward(*given, False)
+        shares, *to_own = rectify_kernel.rectify_backward(*given, True)
+        by_static, by_query = shares.sum(0)
+        results = (out, *to_own, made, by_static, by_query.sum(0))
+        expected = (wanted, *exact[:2], 2 * exact[2], exact[3][: len(by_static)], exact[4])
+        names = (*_NAMES, "gradient of b", "gradient of w")
+        return mismatch(names, results, expected, target.dtype)
 
 
 def check_norm(operation: NormLatest | None, target: Target) -> str:

@@ -16,8 +16,13 @@ from blocks.kernels.backward_passes import running
 from blocks.kernels.tensors import fits
 from blocks.kernels.weight_sums import WeightSum, sum_of
 from blocks.primitives.fused import summed_shares
-from blocks.wiring.residual.mix import reference, token_reference
-from blocks.wiring.residual.mix.mix_kernels import attend_kernel, latest_kernel, weigh_kernel
+from blocks.wiring.residual.mix import reference, relu_reference, token_reference
+from blocks.wiring.residual.mix.mix_kernels import (
+    attend_kernel,
+    latest_kernel,
+    rectify_kernel,
+    weigh_kernel,
+)
 from blocks.wiring.residual.mix.reference import ValueMemory
 
 
@@ -53,6 +58,18 @@ def weigh_by_token(*given: Any, reads: int, heads: int) -> Tensor:
     if not fits(*own, dynamic, static, memory.values):
         return token_reference.weigh_by_token(*given, reads=reads, heads=heads)
     result: Tensor = _Weigh.apply(token, memory, static, dynamic, reads, *own)  # type: ignore[no-untyped-call]
+    return result
+
+
+def rectify(*given: Any, reads: int, heads: int) -> Tensor:
+    """Return the sum of the same values weighted by b + ReLU(w . RMSNorm(value)).
+
+    `given` ends with b [most, width] by distance, from the latest value back, and w [width].
+    """
+    *own, token, memory, static, query = given
+    if not fits(*own, static, query, memory.values):
+        return relu_reference.rectify(*given, reads=reads, heads=heads)
+    result: Tensor = _Rectify.apply(token, memory, static, query, reads, heads, *own)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -125,6 +142,37 @@ class _Weigh(torch.autograd.Function):
         to_static = to_weights.sum((0, 1)).to(static.dtype)
         to_dynamic = None if dynamic is None else to_weights.to(dynamic.dtype)
         return None, None, to_static, to_dynamic, None, *to_own
+
+
+class _Rectify(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        token: Tensor,
+        memory: ValueMemory,
+        static: Tensor,
+        query: Tensor,
+        reads: int,
+        heads: int,
+        *own: Tensor,
+    ) -> Tensor:
+        ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, running()
+        ctx.save_for_backward(static, query, *own)
+        return rectify_kernel.rectify_forward(own, memory.values[:reads], static, query, heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        memory, reads = ctx.memory, ctx.reads
+        memory.check(ctx.made)
+        static, query, *own = ctx.saved_tensors
+        given = (own, memory.values[:reads], static, query, ctx.heads, gradient)
+        shares, *to_own = rectify_kernel.rectify_backward(*given, *memory.gradients_of(reads))
+        to_static = torch.zeros_like(static, dtype=torch.float32)
+        torch.sum(shares[:, 0], 0, out=to_static[: shares.shape[2]])
+        to_query = shares[:, 1].sum((0, 1))
+        weights = to_static.to(static.dtype), to_query.to(query.dtype)
+        return None, None, *weights, None, None, *to_own
 
 
 class _NormLatest(torch.autograd.Function):

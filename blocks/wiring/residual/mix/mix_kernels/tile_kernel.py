@@ -30,12 +30,13 @@ class Launch:
         """Return the start and the partial, dense."""
         return given[0].contiguous(), given[1].contiguous() if len(given) > 1 else None
 
-    def __call__(self, programs: int, kernel: Any, *arguments: Any, **flags: Any) -> None:
+    def __call__(self, programs: int | tuple[int, int], kernel: Any, *arguments: Any, **flags: Any) -> None:
         """Launch it with the arguments before its sizes; do nothing without tokens."""
         if not self.tokens:
             return
+        grid = programs if isinstance(programs, tuple) else (programs,)
         with on(self.device):
-            kernel[(programs,)](
+            kernel[grid](
                 *arguments,
                 self.tokens * self.width,
                 self.tokens,

@@ -11,7 +11,16 @@ from typing import Literal, NamedTuple
 from blocks.kernels.gpu import padded
 from blocks.kernels.tiles import Tiles
 
-Pass = Literal["attend", "attend_backward", "weigh", "weigh_backward", "norm_latest", "norm_latest_backward"]
+Pass = Literal[
+    "attend",
+    "attend_backward",
+    "norm_latest",
+    "norm_latest_backward",
+    "rectify",
+    "rectify_backward",
+    "weigh",
+    "weigh_backward",
+]
 
 PROGRAMS = 1024
 """The most programs of a backward kernel; each writes one row of partial sums of a weight's gradient."""
@@ -43,7 +52,7 @@ _ELEMENTS = 1024
 """The most elements of a block, unless one token has more."""
 
 _PER_THREAD, _FEW = 32, 16
-"""Elements of one block per thread; the backward pass of `attend` holds five to six blocks, others three."""
+"""Elements of one block per thread; backward passes with a query hold five to seven blocks, others three."""
 
 
 def elements(heads: int, width: int) -> int:
@@ -54,7 +63,7 @@ def elements(heads: int, width: int) -> int:
 def _derived(shape: Shape) -> Tile:
     row = elements(shape.heads, shape.width)
     tokens = max(1, _ELEMENTS // row)
-    per_thread = _FEW if shape.kernel == "attend_backward" else _PER_THREAD
+    per_thread = _FEW if shape.kernel in ("attend_backward", "rectify_backward") else _PER_THREAD
     return Tile(tokens, max(1, min(16, tokens * row // (32 * per_thread))))
 
 
