@@ -118,16 +118,16 @@ def _forward(
     element = tl.arange(0, BLOCK)[None, :]
     there = (row < rows) & (element < WIDTH)
     x = tl.load(a + row * a_stride + element, mask=there, other=0.0).to(tl.float32)
-    update = tl.load(b + row * b_stride + element, mask=there, other=0.0).to(tl.float32)
     if GATE == "token":
         logit = tl.sum(x * _row(weights, element, WIDTH), 1, keep_dims=True)
-        update *= tl.load(weights + WIDTH).to(tl.float32) * tl.sigmoid(logit)
+        factor = tl.load(weights + WIDTH).to(tl.float32) * tl.sigmoid(logit)
     elif GATE == "channel":
-        update *= _row(weights, element, WIDTH)
+        factor = _row(weights, element, WIDTH)
     else:
-        update *= tl.load(weights).to(tl.float32)
+        factor = tl.load(weights).to(tl.float32)
+    x += factor * tl.load(b + row * b_stride + element, mask=there, other=0.0).to(tl.float32)
     # normalize the sum as it is stored
-    rounded = (x + update).to(total.dtype.element_ty)
+    rounded = x.to(total.dtype.element_ty)
     tl.store(total + row * WIDTH + element, rounded, mask=there)
     if normed is not None:
         x = rounded.to(tl.float32)
