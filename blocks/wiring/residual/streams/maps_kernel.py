@@ -207,7 +207,7 @@ def _maps_backward(
 ):
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)[None, None, :]
     inverse = _inverse(norm, token, tokens, share, eps, NORMS, STREAMS, N)
-    shares += tl.program_id(0) * 2 * STREAMS * COLUMNS
+    shares += tl.program_id(0).to(tl.int64) * 2 * STREAMS * COLUMNS
     given = (gradient, of_read, made, inverse, scale, base, to_made, shares, token, tokens)
     along = _make_backward(*given, 0, 2, READ, KIND, STREAMS, N, COLUMNS, ITERATIONS, SPAN, KEPT, TOKENS)
     along += _make_backward(

@@ -109,7 +109,6 @@ class StreamMaps(Operation):
     width: int
     streams: int
     constraint: Constraint
-
     fused: bool = field(default=False, kw_only=True)
 
     decoding = LOCAL
@@ -123,7 +122,7 @@ class StreamMaps(Operation):
 
     @property
     def function(self) -> str:
-        """The name of the function."""
+        """The name of the function that makes the maps."""
         return "maps_free" if self.constraint == "none" else f"maps_{self.constraint}"
 
     @property
@@ -205,7 +204,6 @@ class ReadStreams(Operation):
     streams: int
     dynamic: bool
     constraint: Constraint
-
     fused: bool = field(default=False, kw_only=True)
 
     decoding = LOCAL
@@ -247,7 +245,7 @@ class ReadStreams(Operation):
 class MapAndRead(StreamMaps):
     """The maps of the streams, and the sum of the streams weighted by them: (h, h) -> x, maps."""
 
-    checked = (
+    kernels = (
         replace(
             _by_triton("map_and_read", "maps by one product and a kernel, streams summed by another"),
             function=f"{_FUSED}:map_and_read",
@@ -255,9 +253,6 @@ class MapAndRead(StreamMaps):
             prepared=3,
             unused_inputs=(1,),
         ),
-    )
-    kernels = (
-        *checked,
         Kernel(
             "map_and_read",
             f"{_REFERENCE}:map_and_read",
@@ -302,7 +297,6 @@ class WriteStreams(Operation):
     streams: int
     dynamic: bool
     constraint: Constraint
-
     fused: bool = field(default=False, kw_only=True)
 
     passes_on = 0
