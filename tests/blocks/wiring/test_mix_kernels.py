@@ -135,6 +135,18 @@ def test_mixes_and_their_gradients_are_those_of_the_reference(here, monkeypatch,
     near(*results, 1e-5)
 
 
+def test_a_relu_query_gets_a_gradient_from_its_initial_value_of_zero(here):
+    operation = operation_of("relu_query", 12, 3, 3)
+    start, value, b = (drawn(shape, here, 1) for shape in ((1, 5, 12), (1, 5, 12), (3, 12)))
+    grads = []
+    for plain in (False, True):
+        w = torch.zeros(12, device=here, requires_grad=True)
+        (grad,) = torch.autograd.grad(states(plain, operation, start, [value], [b, w], None).sum(), w)
+        grads.append(grad)
+    assert grads[0].abs().min() > 0
+    near(grads[:1], grads[1:], 1e-5)
+
+
 @pytest.mark.parametrize("mix", MIXES)
 def test_off_a_gpu_the_references_run(monkeypatch, mix):
     for each in (attend_kernel, latest_kernel, rectify_kernel, weigh_kernel):
