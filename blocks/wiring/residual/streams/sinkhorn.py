@@ -51,7 +51,8 @@ class _Sinkhorn(torch.autograd.Function):
         powers = _powers(logits)
         ctx.save_for_backward(powers)
         ctx.shape, ctx.dtype = logits.shape, logits.dtype
-        return _scaled(powers, logits)
+        # a view, as in `WriteDynamic`: `to` may return what it was given
+        return _scaled(powers, logits).view(logits.shape)
 
     @staticmethod
     @once_differentiable
