@@ -112,7 +112,7 @@ class WriteDynamic(Function):
         ctx.save_for_backward(h, y, maps)
         ctx.diagonal = diagonal
         mixed = h * maps[..., 2:] if diagonal else maps[..., 2:].mT @ h
-        # a view: compiled by torch 2.11, what an operation returns that returns its input has no gradient
+        # a view: compiled by torch 2.11, the result of an operation that returns its input has no gradient
         return mixed.addcmul_(maps[..., 1:2], y.unsqueeze(-2)).view(h.shape)
 
     @staticmethod
