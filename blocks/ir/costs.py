@@ -51,6 +51,10 @@ class CostContext(NamedTuple):
             case _:
                 return {"none": 0, "bool": 1, "fp32": 4, "int": 8}[element]
 
+    def cast_bytes(self, elements: int) -> float:
+        """Return the bytes of a weight's copy in compute precision, if that is narrower."""
+        return self.compute_bytes * elements if self.compute_bytes < self.weight_bytes else 0
+
     @property
     def widened(self) -> int:
         """Bytes of an element of an fp32 copy of a value in compute precision; 0 if that is fp32 already."""

@@ -42,7 +42,7 @@ class Gain(Update):
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Save the input and the cast factor."""
-        return SavedTensors(inputs=(0,), once=cast_bytes(at, self.shape[0]))
+        return SavedTensors(inputs=(0,), once=at.cast_bytes(self.shape[0]))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of input and factor, the latter before it is summed."""
@@ -73,16 +73,11 @@ class TokenGain(Update):
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Save x, the sigmoid and the factor per token, and the cast scalar."""
-        return SavedTensors(inputs=(1,), extra=2 * at.compute_bytes, once=cast_bytes(at, 1))
+        return SavedTensors(inputs=(1,), extra=2 * at.compute_bytes, once=at.cast_bytes(1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of x and of the factors, the latter before they are summed."""
         return WorkspaceBytes(flow.outputs + 2 * at.compute_bytes, 2 * flow.outputs, 2 * flow.outputs)
-
-
-def cast_bytes(at: CostContext, size: int) -> float:
-    """Return the bytes of a weight's copy in compute precision, if that is narrower."""
-    return at.compute_bytes * size if at.compute_bytes < at.weight_bytes else 0
 
 
 def gain(x: Tensor, factor: Tensor) -> Tensor:

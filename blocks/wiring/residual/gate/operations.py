@@ -14,7 +14,6 @@ from blocks.ir.operation import LoopIndex, Operation, Value, expect
 from blocks.ir.tensor_type import Shape, TensorType
 from blocks.primitives.fused_operations import AddBeforeNorm, AddNorm, ResidualSum, unfit
 from blocks.primitives.operations import Project, Sum
-from blocks.wiring.residual.gain import cast_bytes
 
 Gate = Literal["scalar", "channel", "logit", "token"]
 """The factor of an update: a number; a number per channel; or a number times the sigmoid of a token's logit,
@@ -106,7 +105,7 @@ class Gated(Operation):
         if not self.fused:
             tokens = 2 * at.compute_bytes if self.gate in ("logit", "token") else 0
             stream = at.compute_bytes * prod(self.shape) if self.gate == "token" and at.widened else 0
-            once = saved.once + cast_bytes(at, prod(self.weight_shapes()[-1]))
+            once = saved.once + at.cast_bytes(prod(self.weight_shapes()[-1]))
             saved = saved._replace(extra=saved.extra + tokens + stream, once=once)
         return saved._replace(inputs=(*saved.inputs, *inputs))
 
