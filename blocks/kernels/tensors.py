@@ -32,3 +32,11 @@ def in_place(x: Tensor) -> Tensor:
     rows = in_heads(x)
     assert rows.data_ptr() == x.data_ptr(), "a copy would be written in its place"
     return rows
+
+
+def as_output(x: Tensor) -> Tensor:
+    """Return the output x of an autograd function, made by an operation that may return its own input.
+
+    Compiled by torch 2.11 it would have no gradient, but a view of it has one.
+    """
+    return x.view(x.shape) if torch.compiler.is_compiling() else x

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from blocks.kernels.tensors import as_output
+
 _STAYS = 1
 _HALTS = 2
 
@@ -74,9 +76,8 @@ class _Update(torch.autograd.Function):
         threshold: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         weight, after, running, halts, stays = _step(logit, probability, threshold)
-        # in place: costs assume a single tensor of the width; a view: compiled by torch 2.11, the result of
-        # an operation that returns its input has no gradient
-        mixed = (new - state).mul_(weight.to(new.dtype)).add_(state).to(state.dtype).view(state.shape)
+        # in place: costs assume a single tensor of the width
+        mixed = as_output((new - state).mul_(weight.to(new.dtype)).add_(state).to(state.dtype))
         kind = (stays * _STAYS + halts * _HALTS).to(torch.uint8)
         ctx.save_for_backward(new, state, weight, kind)
         ctx.dtype = logit.dtype

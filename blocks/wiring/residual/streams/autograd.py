@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.tensors import as_output
 from blocks.primitives.reference import EPS
 
 
@@ -112,8 +113,7 @@ class WriteDynamic(Function):
         ctx.save_for_backward(h, y, maps)
         ctx.diagonal = diagonal
         mixed = h * maps[..., 2:] if diagonal else maps[..., 2:].mT @ h
-        # a view: compiled by torch 2.11, the result of an operation that returns its input has no gradient
-        return mixed.addcmul_(maps[..., 1:2], y.unsqueeze(-2)).view(h.shape)
+        return as_output(mixed.addcmul_(maps[..., 1:2], y.unsqueeze(-2)))
 
     @staticmethod
     @once_differentiable

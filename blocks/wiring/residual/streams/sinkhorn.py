@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.tensors import as_output
 from blocks.primitives.reference import wide
 from blocks.wiring.residual.streams.operations import ITERATIONS
 
@@ -51,8 +52,7 @@ class _Sinkhorn(torch.autograd.Function):
         powers = _powers(logits)
         ctx.save_for_backward(powers)
         ctx.shape, ctx.dtype = logits.shape, logits.dtype
-        # a view, as in `WriteDynamic`: `to` may return what it was given
-        return _scaled(powers, logits).view(logits.shape)
+        return as_output(_scaled(powers, logits))
 
     @staticmethod
     @once_differentiable
