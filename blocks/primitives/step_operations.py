@@ -108,7 +108,8 @@ class ProjectAdapted(Operation):
 
     def flops(self, at: CostContext) -> float:
         """Return those of the product, and a token's share of those of B A."""
-        return 2 * prod(self.shape) * self.fan_in * (1 + self.rank / self.tokens)
+        ran = self.tokens * at.context / (at.sequence or at.context)
+        return 2 * prod(self.shape) * self.fan_in * (1 + self.rank / ran)
 
     def arguments(self) -> dict[str, Any]:
         return {"shape": self.shape, "index": self.index}

@@ -45,6 +45,13 @@ def test_each_option_costs_what_runs(case):
     assert declared(spec) == counted(spec)
 
 
+@pytest.mark.parametrize("by", ["expert_choice", "token"])
+def test_adapters_of_steps_that_some_tokens_run_cost_what_runs(by):
+    stage = {"recur": 2, "step": ["f"], "per_step": {"lora": 2}, "route": {"by": by}}
+    spec = make(tree({"f": FFN}, stage, context=16))
+    assert declared(spec) == counted(spec)
+
+
 @pytest.mark.parametrize("tie", [True, False])
 def test_a_head_by_chunks_costs_what_runs(tie, monkeypatch):
     """Its forward pass makes the products of the backward pass too, where gradients are wanted."""
