@@ -141,6 +141,8 @@ def _rectify_backward(
     # the start is the first value, then come the slots, then the partial
     number, first = tl.program_id(0), tl.program_id(1)
     ago = values - 1 - number
+    # as a tensor, since the interpreter of Triton 3.9 refuses masks made of a scalar
+    which = tl.full([1, 1, 1], 0, tl.int32) + number
     token, _, at, inside = place(first, WIDTH, HEADS, BLOCK_TOKENS, BLOCK_HEADS, BLOCK_DIM)
     q, b = load(query + at, inside), load(static + ago * WIDTH + at, inside)
     at_slot = (number - 1).to(tl.int64) * slot_stride
@@ -149,10 +151,10 @@ def _rectify_backward(
     for _ in tl.range(first, tl.cdiv(tokens, BLOCK_TOKENS), programs):
         there, at_token = inside & (token < tokens), token * WIDTH + at
         g = load(gradient + at_token, there)
-        of_start, of_slot = there & (number == 0), there & (number > 0) & (number <= reads)
+        of_start, of_slot = there & (which == 0), there & (which > 0) & (which <= reads)
         x = load(start + at_token, of_start) + load(slots + at_slot + at_token, of_slot)
         if partial is not None:
-            x += load(partial + at_token, there & (number > reads))
+            x += load(partial + at_token, there & (which > reads))
         score, scale = _scored(x, q, eps, WIDTH)
         product = g * x
         to_static += product
@@ -167,7 +169,7 @@ def _rectify_backward(
         store(to_slots + at_slot + at_token, made, of_slot)
         store(to_start + at_token, made, of_start)
         if partial is not None:
-            store(to_partial + at_token, made, there & (number > reads))
+            store(to_partial + at_token, made, there & (which > reads))
         token += programs * BLOCK_TOKENS
     shares += (first.to(tl.int64) * 2 * values + ago) * WIDTH + at
     store(shares, tl.sum(to_static, 0, keep_dims=True), inside)
