@@ -28,6 +28,7 @@ from torch import Tensor
 
 from blocks.depth_attention.tile_kernel import Start, load, load_heads, place, turned
 from blocks.kernels.tensors import in_heads, in_place
+from blocks.kernels.weight_sums import partial_sums
 
 COLUMNS = 8
 """Columns of a table of reads: addresses of queries, gradients, log-sum-exps and deltas, the number of slots
@@ -121,7 +122,10 @@ def attend_backward(
     table = row.table[row.number] if row else delta
     turns = log_sum if turn is None else turn
     to_rows = in_place(made)
-    shares, add = _shares(bias, triton.cdiv(start.tokens, start.tile.tokens)) if bias else (None, False)
+    shares, add = None, False
+    if bias:
+        tiles = triton.cdiv(start.tokens, start.tile.tokens)
+        shares, add = partial_sums(bias.shares, tiles, len(bias.slopes), bias.slopes.device)
     tensors = (rows, keys, values, in_heads(out), log_sum, gradients, to_rows, delta, to_keys, to_values)
     others = (table, turns, bias and bias.slopes, shares)
     strides = (rows.stride(0), gradients.stride(0), to_rows.stride(0), keys.stride(0))
@@ -134,16 +138,6 @@ def attend_backward(
     flags |= {"STAGES": start.tile.stages, "BIAS": bias.apart if bias else 0, "ADD": add}
     start(_backward, *tensors, *others, reads, first, start.scale, *strides, **flags)
     return made, delta
-
-
-def _shares(bias: Bias, tiles: int) -> tuple[Tensor, bool]:
-    """Return partial sums for a number of tiles, and whether they hold those of an earlier read."""
-    known = bias.shares.get(tiles)
-    if known is not None:
-        return known, True
-    made = torch.empty((tiles, len(bias.slopes)), dtype=torch.float32, device=bias.slopes.device)
-    bias.shares[tiles] = made
-    return made, False
 
 
 def placed(x: Tensor) -> Tensor:

@@ -66,6 +66,19 @@ def summed(weights: Sequence[Tensor], dtype: torch.dtype, multiple: int = 1) -> 
     return made
 
 
+def partial_sums(
+    known: dict[int, Tensor], rows: int, columns: int, device: torch.device
+) -> tuple[Tensor, bool]:
+    """Return fp32 [rows, columns] for partial sums of a gradient, and whether it holds those of earlier uses.
+
+    It stands in `known` by its number of rows.
+    """
+    if rows in known:
+        return known[rows], True
+    known[rows] = torch.empty((rows, columns), dtype=torch.float32, device=device)
+    return known[rows], False
+
+
 def sum_of(weight: Tensor) -> WeightSum | None:
     """Return the `WeightSum` attached to a weight, or None."""
     return None if torch.compiler.is_compiling() else getattr(weight, _NAME, None)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from blocks.kernels.gpu import architecture, on, padded
 from blocks.kernels.tensors import in_rows
+from blocks.kernels.weight_sums import partial_sums
 from blocks.primitives.reference import EPS
 from blocks.primitives.tiles import PROGRAMS, Shape, tile
 
@@ -83,9 +84,7 @@ def add_norm_backward_shares(
     sizes = tile(Shape("add_norm_backward", architecture(total.device), width))
     rows = flat.shape[0]
     programs = min(PROGRAMS, triton.cdiv(rows, sizes.rows))
-    before = given.get(programs)
-    shares = torch.empty((programs, width), dtype=torch.float32, device=total.device)
-    shares = given.setdefault(programs, shares)
+    shares, add = partial_sums(given, programs, width, total.device)
     of_norm = flat if gradient is None else in_rows(gradient)
     of_total = flat if to_total is None else in_rows(to_total)
     if rows:
@@ -109,7 +108,7 @@ def add_norm_backward_shares(
                 NORM=gradient is not None,
                 TOTAL=to_total is not None,
                 TWICE=twice,
-                ADD=before is not None,
+                ADD=add,
                 num_warps=sizes.warps,
             )
     return to_a, to_b, shares

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from blocks.ir.kernel import Target
 from blocks.kernels.tensors import DTYPES
 
 
@@ -40,3 +41,24 @@ def attention_keeps_as_declared(monkeypatch):
     """On a GPU sizes decide on torch's backend, and so on what is kept; columns are padded there."""
     monkeypatch.setattr("blocks.primitives.reference.alignment", lambda weight: 1)
     monkeypatch.setattr("blocks.sequence_attention.ordered.attend_causal", _Attention.apply)
+
+
+@pytest.fixture
+def here(where, request, monkeypatch):
+    """Run the kernels of the test's `fused`, and those of the primitives."""
+    if where == "cpu":
+        from blocks.primitives import fused
+
+        for each in (request.module.fused, fused):
+            monkeypatch.setattr(each, "fits", lambda *given: all(x.dtype in DTYPES for x in given))
+    return where
+
+
+@pytest.fixture
+def planned(here, monkeypatch):
+    """Plan models for a GPU wherever they run."""
+    from composer.module import model as module
+
+    real = module.target_of
+    monkeypatch.setattr(module, "target_of", lambda weight: Target("cuda", real(weight).dtype))
+    return here

@@ -13,7 +13,6 @@ from blocks.ir.costs import CostContext, IOBytes
 from blocks.ir.kernel import Target
 from blocks.ir.operation import LoopIndex
 from blocks.ir.walk import graphs, operations
-from blocks.kernels.tensors import DTYPES
 from blocks.primitives.fused import precomputed_norm
 from blocks.wiring.residual.gate import reference
 from blocks.wiring.residual.gate.operations import Gated, GatedAddBeforeNorm, GatedAddNorm, GatedSum
@@ -21,7 +20,6 @@ from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
 from composer.launches.fake_gpu import fake_gpu
 from composer.launches.launches import counted
-from composer.module import model as module
 from composer.module.emission.emit import resolve
 from composer.module.model import ComposedModel
 from composer.testing.memory import LiveBytes
@@ -38,24 +36,6 @@ KINDS = {
     "norm ahead": lambda width, gate: GatedAddBeforeNorm((width,), False, LoopIndex(), 1, gate=gate),
 }
 SIZES = {"a tail": (2, 37, 40), "one element": (1, 1, 1), "a wide row": (1, 3, 1025), "no token": (1, 0, 8)}
-
-
-@pytest.fixture
-def here(where, monkeypatch):
-    from blocks.primitives import fused as primitives
-
-    if where == "cpu":
-        for each in (fused, primitives):
-            monkeypatch.setattr(each, "fits", lambda *given: all(x.dtype in DTYPES for x in given))
-    return where
-
-
-@pytest.fixture
-def planned(here, monkeypatch):
-    """Plan models for a GPU wherever they run."""
-    real = module.target_of
-    monkeypatch.setattr(module, "target_of", lambda weight: Target("cuda", real(weight).dtype))
-    return here
 
 
 def drawn(shape, where, seed):

@@ -13,13 +13,11 @@ from blocks.ir.costs import CostContext, IOBytes
 from blocks.ir.kernel import Target
 from blocks.ir.operation import LoopIndex
 from blocks.ir.walk import graphs, operations
-from blocks.kernels.tensors import DTYPES
 from blocks.wiring.residual.mix import reference, relu_reference, token_reference
 from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues
 from blocks.wiring.residual.mix.relu_operations import RectifyValues
 from blocks.wiring.residual.mix.token_operations import NormLatest, SumByToken
 from composer.graph.compile import compile_graph
-from composer.module import model as module
 from composer.module.emission.emit import resolve
 from composer.module.model import ComposedModel
 from composer.testing.memory import LiveBytes
@@ -33,25 +31,6 @@ from blocks.wiring.residual.mix.mix_kernels import (  # noqa: E402
     rectify_kernel,
     weigh_kernel,
 )
-
-
-@pytest.fixture
-def here(where, monkeypatch):
-    from blocks.primitives import fused as primitives
-
-    if where == "cpu":
-        for each in (fused, primitives):
-            monkeypatch.setattr(each, "fits", lambda *given: all(x.dtype in DTYPES for x in given))
-    return where
-
-
-@pytest.fixture
-def planned(here, monkeypatch):
-    """Plan models for a GPU wherever they run."""
-    real = module.target_of
-    monkeypatch.setattr(module, "target_of", lambda weight: Target("cuda", real(weight).dtype))
-    return here
-
 
 # the operation of each mix, and the module of its reference
 MIXES = {

@@ -13,14 +13,12 @@ import composer
 from blocks.ir.costs import CostContext, IOBytes
 from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
-from blocks.kernels.tensors import DTYPES
 from blocks.wiring.residual.streams import by_autograd, reference
 from blocks.wiring.residual.streams.operations import MapAndRead, ReadStreams, StreamMaps, WriteStreams
 from blocks.wiring.residual.streams.tiles import Shape, Tile, padded, tile
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import first_fit, unfit
 from composer.graph.passes.mark_recompute import recomputable
-from composer.module import model as module
 from composer.module.model import ComposedModel
 from composer.testing.memory import LiveBytes
 
@@ -39,16 +37,6 @@ SIZES = {
     "five streams": (3, 3, 5, 7),
     "eight streams": (1, 2, 8, 33),
 }
-
-
-@pytest.fixture
-def here(where, monkeypatch):
-    from blocks.primitives import fused as primitives
-
-    if where == "cpu":
-        for each in (fused, primitives):
-            monkeypatch.setattr(each, "fits", lambda *given: all(x.dtype in DTYPES for x in given))
-    return where
 
 
 def drawn(where, dtype, *shapes):
@@ -189,14 +177,6 @@ OPTIONS = {
 def spec_of(option):
     residual = {"streams": 3, **OPTIONS[option]}
     return make(tree({"s": SEQ, "f": FFN}, {"recur": 2, "step": ["s", "f"], "residual": residual}, width=16))
-
-
-@pytest.fixture
-def planned(here, monkeypatch):
-    """Plan models for a GPU wherever they run."""
-    real = module.target_of
-    monkeypatch.setattr(module, "target_of", lambda weight: Target("cuda", real(weight).dtype))
-    return here
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from blocks.kernels.gpu import architecture, on, padded
 from blocks.kernels.tensors import in_rows
+from blocks.kernels.weight_sums import partial_sums
 from blocks.primitives.reference import EPS
 from blocks.primitives.tiles import PROGRAMS, Shape, Tile, tile
 
@@ -56,23 +57,14 @@ def backward(
     to_b = torch.empty(b.shape, dtype=b.dtype, device=b.device)
     sizes = tile(Shape("add_norm_backward", architecture(b.device), width))
     programs = min(PROGRAMS, triton.cdiv(len(second), sizes.rows))
-    shares, add = zip(
-        *(_shares(*each, programs) for each in zip((gain, weights), sums, strict=True)), strict=True
-    )
+    shares, add = (None, False) if gain is None else partial_sums(sums[0], programs, width, b.device)
+    weight_shares, add_weights = partial_sums(sums[1], programs, weights.numel(), b.device)
     rows = [None if each is None else in_rows(each) for each in (of_norm, of_total, a)]
     strides = [0 if each is None else each.stride(0) for each in (*rows, second)]
-    tensors = (*rows, second, total, gain, weights, to_a, to_b, *shares)
-    flags = {"GATE": gate, "ADD": add[0], "ADD_WEIGHTS": add[1], "COLUMNS": weights.numel()}
+    tensors = (*rows, second, total, gain, weights, to_a, to_b, shares, weight_shares)
+    flags = {"GATE": gate, "ADD": add, "ADD_WEIGHTS": add_weights, "COLUMNS": weights.numel()}
     _start(_backward, programs, sizes, to_a, *tensors, *strides, programs, **flags)
     return to_a, to_b
-
-
-def _shares(weight: Tensor | None, sums: dict[int, Tensor], programs: int) -> tuple[Tensor | None, bool]:
-    """Return partial sums of a weight's gradient, and whether they hold those of an earlier step."""
-    if weight is None or programs in sums:
-        return sums.get(programs), programs in sums
-    sums[programs] = torch.empty((programs, weight.numel()), dtype=torch.float32, device=weight.device)
-    return sums[programs], False
 
 
 def _start(kernel: Any, programs: int, sizes: Tile, like: Tensor, *arguments: Any, **flags: Any) -> None:

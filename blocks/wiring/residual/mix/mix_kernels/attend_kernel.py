@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from blocks.kernels.weight_sums import partial_sums
 from blocks.primitives.reference import EPS
-from blocks.wiring.residual.mix.mix_kernels.tile_kernel import Launch, load, load_heads, place, store
+from blocks.wiring.residual.mix.mix_kernels.tile_kernel import Launch, load, load_heads, place, scored, store
 from blocks.wiring.residual.mix.mix_kernels.tiles import PROGRAMS
 
 
@@ -56,8 +57,7 @@ def attend_backward(
     launch = Launch("attend_backward", own[0], log_sum.shape[-1])
     start, partial = launch.own(own)
     programs = min(PROGRAMS, launch.tiles)
-    before = given.get(programs)
-    shares = given.setdefault(programs, torch.empty((programs, query.shape[0]), device=query.device))
+    shares, more = partial_sums(given, programs, len(query), query.device)
     made = [torch.empty_like(each) for each in (start, partial) if each is not None]
     launch(
         programs,
@@ -76,7 +76,7 @@ def attend_backward(
         EPS,
         programs,
         ADD=add,
-        MORE=before is not None,
+        MORE=more,
     )
     return made
 
@@ -84,8 +84,7 @@ def attend_backward(
 @triton.jit
 def _met(value, query, most, total, mixed, eps, WIDTH: tl.constexpr):
     """Return the state of the online softmax after one more value; the query is in units of log2(e)."""
-    scale = tl.rsqrt(tl.sum(tl.sum(value * value, 2, keep_dims=True), 1, keep_dims=True) / WIDTH + eps)
-    score = tl.sum(query * value, 2, keep_dims=True) * scale
+    score, _ = scored(value, query, eps, WIDTH)
     higher = tl.maximum(most, score)
     shrink, share = tl.exp2(most - higher), tl.exp2(score - higher)
     return higher, total * shrink + share, mixed * shrink + share * value
@@ -129,8 +128,7 @@ def _attend(
 @triton.jit
 def _returned(value, query, gradient, norm, outward, eps, WIDTH: tl.constexpr):
     """Return the gradient of a value, and its addition to the query's gradient."""
-    scale = tl.rsqrt(tl.sum(tl.sum(value * value, 2, keep_dims=True), 1, keep_dims=True) / WIDTH + eps)
-    score = tl.sum(query * value, 2, keep_dims=True) * scale
+    score, scale = scored(value, query, eps, WIDTH)
     share = tl.exp2(score * 1.4426950408889634 - norm)
     to_score = share * (tl.sum(gradient * value, 2, keep_dims=True) - outward)
     shrunk = tl.sum(to_score * score, 1, keep_dims=True) * (scale * scale / WIDTH)

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from blocks.kernels.backward_passes import running
 from blocks.kernels.tensors import fits
 from blocks.kernels.weight_sums import WeightSum, sum_of
-from blocks.primitives.fused import summed_shares
+from blocks.primitives.fused import put_shares, shares_of
 from blocks.wiring.residual.mix import reference, relu_reference, token_reference
 from blocks.wiring.residual.mix.mix_kernels import (
     attend_kernel,
@@ -104,15 +104,11 @@ class _Attend(torch.autograd.Function):
         memory, reads = ctx.memory, ctx.reads
         memory.check(ctx.made)
         query, out, log_sum, *own = ctx.saved_tensors
-        so_far: dict[int, Tensor] = (ctx.shares and ctx.shares.so_far()) or {}
+        so_far = shares_of(ctx.shares)
         to_slots, add = memory.gradients_of(reads)
         given = (own, memory.values[:reads], query, out, log_sum, gradient, to_slots, add, so_far)
         to_own = attend_kernel.attend_backward(*given)
-        to_query = None
-        if ctx.shares is None:
-            to_query = summed_shares(so_far).to(query.dtype)
-        elif ctx.needs_input_grad[2]:
-            ctx.shares.put(so_far, summed_shares)
+        to_query = put_shares(ctx.shares, so_far, query.dtype) if ctx.needs_input_grad[2] else None
         return None, None, to_query, None, None, None, *to_own
 
 

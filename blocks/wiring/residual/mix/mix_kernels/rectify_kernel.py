@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from blocks.primitives.reference import EPS
-from blocks.wiring.residual.mix.mix_kernels.tile_kernel import Launch, load, place, store
+from blocks.wiring.residual.mix.mix_kernels.tile_kernel import Launch, load, place, scored, store
 from blocks.wiring.residual.mix.mix_kernels.tiles import PROGRAMS
 
 
@@ -65,13 +65,6 @@ def rectify_backward(
     return [shares, *made]
 
 
-@triton.jit
-def _scored(value, query, eps, WIDTH: tl.constexpr):
-    """Return the score of each head, and 1 / RMS of the value."""
-    scale = tl.rsqrt(tl.sum(tl.sum(value * value, 2, keep_dims=True), 1, keep_dims=True) / WIDTH + eps)
-    return tl.sum(query * value, 2, keep_dims=True) * scale, scale
-
-
 @triton.jit(do_not_specialize=["reads"])
 def _rectify(
     start,
@@ -98,17 +91,17 @@ def _rectify(
         ago += 1
     static += at
     x = load(start + at_token, there)
-    score, _ = _scored(x, q, eps, WIDTH)
+    score, _ = scored(x, q, eps, WIDTH)
     total = x * (load(static + ago * WIDTH, inside) + tl.maximum(score, 0.0))
     for _ in tl.range(0, reads):
         ago -= 1
         x = load(slots + at_token, there)
-        score, _ = _scored(x, q, eps, WIDTH)
+        score, _ = scored(x, q, eps, WIDTH)
         total += x * (load(static + ago * WIDTH, inside) + tl.maximum(score, 0.0))
         slots += slot_stride
     if partial is not None:
         x = load(partial + at_token, there)
-        score, _ = _scored(x, q, eps, WIDTH)
+        score, _ = scored(x, q, eps, WIDTH)
         total += x * (load(static, inside) + tl.maximum(score, 0.0))
     store(out + at_token, total, there)
 
@@ -155,7 +148,7 @@ def _rectify_backward(
         x = load(start + at_token, of_start) + load(slots + at_slot + at_token, of_slot)
         if partial is not None:
             x += load(partial + at_token, there & (which > reads))
-        score, scale = _scored(x, q, eps, WIDTH)
+        score, scale = scored(x, q, eps, WIDTH)
         product = g * x
         to_static += product
         # the gradient of ReLU at 0 is 1, as in the reference

@@ -89,3 +89,10 @@ def load_heads(pointers, mask):
 def store(pointers, value, mask):
     """Store in the dtype of the memory."""
     tl.store(pointers, value.to(pointers.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def scored(value, query, eps, WIDTH: tl.constexpr):
+    """Return query . RMSNorm(value) of each head, and 1 / RMS of the value."""
+    scale = tl.rsqrt(tl.sum(tl.sum(value * value, 2, keep_dims=True), 1, keep_dims=True) / WIDTH + eps)
+    return tl.sum(query * value, 2, keep_dims=True) * scale, scale
